@@ -1,0 +1,1 @@
+"""Run commands in isolation: one protocol, two backends (bubblewrap, Docker)."""

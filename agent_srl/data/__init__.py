@@ -1,0 +1,1 @@
+"""Trajectories: reading, recording, cutting into steps, rendering."""

@@ -1,0 +1,139 @@
+"""What a bubblewrap sandbox sees: the arguments of `bwrap`, as a pure function of the spec and of this machine.
+
+Writable are the work folder and, in memory and limited in size, `/tmp` and the home. Read-only are the host's `/usr`, the
+running Python, a made-up `/etc` and what the spec mounts. Installed packages of the host are always hidden: a pristine
+copy of a package gives a planted bug away. Left out: images (the host's `/usr` is the image), disk quotas.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from sandboxes.base import SandboxSpec
+
+HOME = "/home/agent"
+USER_ID = "1000"
+SUPERVISOR = "/run/supervisor.py"
+PACKAGE_FOLDERS = (
+    "lib*/*/site-packages",
+    "lib*/*/dist-packages",
+    "lib*/*/ensurepip/_bundled",
+    "share/python-wheels",
+    "pkgs",  # conda
+    "envs",
+)
+ETC_COPIES = ("ld.so.cache", "alternatives", "localtime", "mime.types")
+ETC_FILES = {
+    "passwd": f"root:x:0:0:root:/root:/bin/bash\nagent:x:{USER_ID}:{USER_ID}:agent:{HOME}:/bin/bash\n",
+    "group": f"root:x:0:\nagent:x:{USER_ID}:\n",
+    "hosts": "127.0.0.1 localhost sandbox\n::1 localhost\n",
+    "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
+    "resolv.conf": "",
+}
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A folder of the host as it appears inside."""
+
+    target: PurePosixPath
+    source: Path
+
+
+def make_etc(folder: Path) -> None:
+    """Fill an empty folder with the little of `/etc` that programs need and that holds no secret."""
+    for name, text in ETC_FILES.items():
+        (folder / name).write_text(text)
+    for name in ETC_COPIES:
+        source = Path("/etc") / name
+        if source.is_dir():
+            shutil.copytree(source, folder / name, symlinks=True)
+        elif source.exists():
+            shutil.copyfile(source, folder / name)
+
+
+def python() -> Path:
+    """The interpreter behind this process, outside any virtual environment; it is mounted at its own path."""
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    return Path(sys.base_prefix).resolve() / "bin" / version
+
+
+def arguments(spec: SandboxSpec, *, work: Path, etc: Path, lock_userns: bool) -> list[str]:
+    """Arguments of `bwrap`, the command left out.
+
+    Args:
+        work: host folder that becomes the work folder.
+        etc: host folder made by `make_etc`.
+        lock_userns: forbid further user namespaces inside; not every kernel set-up allows it.
+    """
+    isolation = ["--unshare-all", "--unshare-user", "--die-with-parent", "--new-session", "--as-pid-1"]
+    identity = [
+        "--uid",
+        USER_ID,
+        "--gid",
+        USER_ID,
+        "--cap-drop",
+        "ALL",
+        "--clearenv",
+        "--hostname",
+        "sandbox",
+    ]
+    size = str(max(1, spec.limits.memory_mb // 2) * 2**20)
+    memory = ["--size", size, "--tmpfs"]
+    mounts = _mounts(spec)
+    return [
+        *isolation,
+        *(["--disable-userns"] if lock_userns else []),
+        *identity,
+        *_links(),
+        *("--ro-bind", str(etc), "/etc", "--proc", "/proc", "--dev", "/dev"),
+        *(*memory, "/dev/shm", *memory, "/tmp", *memory, HOME),
+        *("--bind", str(work), spec.workdir),
+        *(word for mount in mounts for word in ("--ro-bind", str(mount.source), str(mount.target))),
+        *(word for path in _hidden(spec, mounts) for word in ("--tmpfs", path, "--remount-ro", path)),
+        *("--ro-bind", str(Path(__file__).with_name("supervisor.py")), SUPERVISOR),
+        *("--remount-ro", "/dev", "--remount-ro", "/", "--chdir", spec.workdir),
+    ]
+
+
+def _mounts(spec: SandboxSpec) -> list[Mount]:
+    """Read-only mounts, parents before children."""
+    mounts = [Mount(PurePosixPath("/usr"), Path("/usr"))]
+    for prefix in {Path(sys.base_prefix), Path(sys.base_prefix).resolve()}:
+        if not prefix.is_relative_to("/usr"):
+            mounts.append(Mount(PurePosixPath(prefix), prefix))
+    mounts += [Mount(PurePosixPath(target), Path(source)) for target, source in spec.read_only.items()]
+    return sorted(mounts, key=lambda mount: len(mount.target.parts))
+
+
+def _links() -> Iterator[str]:
+    for name in ("bin", "sbin", "lib", "lib32", "lib64", "libx32"):
+        path = Path("/") / name
+        if path.is_symlink():
+            yield from ("--symlink", str(path.readlink()), f"/{name}")
+        elif path.is_dir():
+            yield from ("--ro-bind", str(path), f"/{name}")
+
+
+def _hidden(spec: SandboxSpec, mounts: list[Mount]) -> list[str]:
+    """Paths inside that become empty: the host's packages, then the spec's."""
+    prefixes = {Path("/usr"), Path("/usr/local"), Path(sys.base_prefix), Path(sys.base_prefix).resolve()}
+    found = {str(path) for prefix in prefixes for glob in PACKAGE_FOLDERS for path in prefix.glob(glob)}
+    inside = {_inside(path, mounts) for path in sorted(found | set(spec.hidden))}
+    return sorted(path for path in inside if path is not None)
+
+
+def _inside(path: str, mounts: list[Mount]) -> str | None:
+    """Where a folder to hide really lies inside, links followed; None if nothing is there to hide."""
+    for mount in reversed(mounts):  # the deepest first
+        if PurePosixPath(path).is_relative_to(mount.target):
+            root = mount.source.resolve()
+            real = (mount.source / PurePosixPath(path).relative_to(mount.target)).resolve()
+            if not real.is_dir() or not real.is_relative_to(root):
+                return None
+            return str(mount.target / real.relative_to(root))
+    return None

@@ -7,7 +7,11 @@ EnvError
 ├── SessionBusy       another step of the same session is running
 ├── SessionDone       the session takes no further action
 ├── CapacityReached   too many live sessions; try again later
-└── Unauthorized      the token is missing or wrong
+├── BadRequest        a request that no server could carry out
+├── KeyReused         an idempotency key came again with another action
+├── Unauthorized      the token is missing or wrong
+├── ServerUnreachable the server does not answer
+└── ServeError        the server cannot start: port, address, token
 """
 
 from __future__ import annotations
@@ -70,3 +74,31 @@ class Unauthorized(EnvError):
 
     code = "unauthorized"
     status = 401
+
+
+class BadRequest(EnvError):
+    """The request is malformed or out of range."""
+
+    code = "bad_request"
+    status = 422
+
+
+class KeyReused(EnvError):
+    """An idempotency key came again with another action."""
+
+    code = "key_reused"
+    status = 409
+
+
+class ServerUnreachable(EnvError):
+    """The server does not answer."""
+
+    code = "server_unreachable"
+    status = 502
+    retryable = True
+
+
+class ServeError(EnvError):
+    """The server cannot start."""
+
+    code = "serve_error"

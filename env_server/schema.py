@@ -1,6 +1,6 @@
 """What crosses a border: tasks, actions, trajectories, observations, verdicts.
 
-Everything here is plain data that survives JSON. Rows follow SWE-bench's column names so that its own tools read them.
+Everything here is plain data that survives JSON. Rows follow SWE-bench's column names, so that its tools read them.
 What stays inside the trainer (StepExample, Sample, Group) is in `agent_srl.types`.
 """
 
@@ -159,6 +159,9 @@ class SessionInfo(BaseModel):
     command_timeout_s: float
     lease_s: float
     """Seconds without a request after which the session is closed and its sandbox killed."""
+    steps_taken: int = 0
+    done: bool = False
+    """Takes no further action; may still be evaluated."""
 
 
 FailureKind = Literal["infra", "sandbox_lost", "eval_timeout", "harness"]

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 def cache_home() -> Path:
-    """Folder for what can be made again (sources, environments, models): `$AGENT_SRL_HOME` or `~/.cache/agent-srl`."""
+    """Sources, environments, models: what can be made again. `$AGENT_SRL_HOME` or `~/.cache/agent-srl`."""
     return Path(os.environ.get("AGENT_SRL_HOME") or Path.home() / ".cache" / "agent-srl")
 
 
@@ -18,11 +18,11 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    max_sessions: int = Field(16, ge=1)
+    max_sessions: int = Field(default=16, ge=1)
     """Live sessions that hold a sandbox; one more is refused."""
-    max_steps: int = Field(50, ge=1)
-    command_timeout_s: float = Field(60.0, gt=0)
-    evaluate_timeout_s: float = Field(300.0, gt=0)
-    lease_s: float = Field(600.0, gt=0)
+    max_steps: int = Field(default=50, ge=1)
+    command_timeout_s: float = Field(default=60.0, gt=0)
+    evaluate_timeout_s: float = Field(default=300.0, gt=0)
+    lease_s: float = Field(default=600.0, gt=0)
     image: str = ""
     """Docker backend: the image for tasks that name none; needs bash, git, Python and pytest."""

@@ -13,7 +13,7 @@ What is decided here:
   - The last command, `echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT ...`, is how those harnesses end: it becomes
     `submit` without arguments, and what it printed, the patch, goes into `Trajectory.patch`.
   - An observation is what the command printed, without the harness's tags. Where the harness cut the middle
-    out, the cut is marked in one line; where nothing was printed and the command failed, its exit code is said.
+    out, the cut is marked in one line; where nothing was printed and the command failed, its exit code is.
 
 Left out: SWE-agent, OpenHands and XML formats; clipping, which is the renderer's.
 """

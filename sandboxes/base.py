@@ -97,7 +97,9 @@ class Sandbox(Protocol):
         ...
 
     async def download(self, source: str, target: Path, *, max_bytes: int = 512 * 1024 * 1024) -> None:
-        """Copy a folder of the sandbox into the host folder `target`; symbolic links as links, special files left out.
+        """Copy a folder of the sandbox into the host folder `target`.
+
+        Symbolic links stay links, special files are left out.
 
         Raises:
             FileNotFoundError, ValueError (more than `max_bytes`), SandboxGone.

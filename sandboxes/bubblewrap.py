@@ -1,39 +1,31 @@
-"""Sandboxes from bubblewrap: the host's `/usr` read-only, one writable work folder, no network, no root, no image.
+"""Sandboxes from bubblewrap: the host's `/usr` read-only, one writable work folder, no network, no image.
 
-One kept-open stream per sandbox leads to `supervisor.py` inside it. Memory and processes are limited by control groups
-where this process may make them, else by resource limits (processes then need Linux 5.14). Left out: disk quotas, CPU
-shares, a seccomp filter.
+One kept-open stream per sandbox leads to `supervisor.py` inside it. Memory and processes are limited by
+control groups where this process may make them, else by resource limits (for processes that takes Linux 5.14
+and a user other than root). Left out: disk quotas, CPU shares, a seccomp filter.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
-import errno
-import itertools
 import json
 import os
 import shutil
-import stat
-import struct
-import tempfile
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-from sandboxes import cgroups, mounts, owners, trees
+from sandboxes import cgroups, folders, mounts, trees
 from sandboxes.base import ExecResult, Limits, Outcome, SandboxSpec
 from sandboxes.cgroups import Cgroup
+from sandboxes.channel import Channel
 from sandboxes.errors import SandboxGone, SandboxUnavailable
 
-HEADER = struct.Struct(">I")
 START_S = 30.0
-ANSWER_S = 15.0
-"""How much later than its deadline a command's answer may come before the sandbox counts as lost."""
 END_S = 3.0
-MAX_FRAME = 256 * 2**20
 BASE_ENV = {
     "HOME": mounts.HOME,
     "LANG": "C.UTF-8",
@@ -42,7 +34,7 @@ BASE_ENV = {
     "USER": "agent",
 }
 ENTER = 'for group in $1; do echo $$ > "$group" || exit 125; done; shift; exec "$@"'
-INSTALL = "install bubblewrap (Debian, Ubuntu: apt install bubblewrap)"
+"""Joins the control groups, then becomes bubblewrap."""
 
 
 class BubblewrapSandbox:
@@ -55,13 +47,12 @@ class BubblewrapSandbox:
         self.folder = folder
         self._process = process
         self._group = group
-        self._lock = asyncio.Lock()
-        self._ids = itertools.count()
-        self._closing: asyncio.Task[None] | None = None
+        self._channel = Channel(process, self.kill)
+        self._ending: asyncio.Task[None] | None = None
 
     @property
     def alive(self) -> bool:
-        return self._closing is None and self._process.returncode is None
+        return self._channel.alive
 
     async def exec(
         self,
@@ -73,38 +64,26 @@ class BubblewrapSandbox:
         stdin: str = "",
     ) -> ExecResult:
         """See `Sandbox.exec`. Cancelling it kills the command; the sandbox stays usable."""
+        kills = self._group.oom_kills() if self._group else 0
         request = {
             "op": "exec",
             "command": command,
             "timeout_s": timeout_s,
-            "cwd": cwd or self.spec.workdir,
+            "cwd": self._absolute(cwd or "."),
             "env": {**BASE_ENV, **self.spec.env, **(env or {})},
             "stdin": stdin,
             "output_bytes": self.spec.limits.output_bytes,
         }
-        task = asyncio.create_task(self._exec(request))
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            task.add_done_callback(lambda done: done.cancelled() or done.exception())
-            with contextlib.suppress(SandboxGone):
-                self._send({"op": "cancel", "id": -1})
-            raise
-
-    async def _exec(self, request: dict[str, Any]) -> ExecResult:
-        async with self._lock:
-            kills = self._group.oom_kills() if self._group else 0
-            answer = await self._ask(request, request["timeout_s"])
-            killed = self._group is not None and self._group.oom_kills() > kills
+        answer = await self._channel.request(request, timeout_s)
         outcome = Outcome.OK if answer["exit_code"] == 0 else Outcome.NONZERO
         if answer["timed_out"]:
             outcome = Outcome.TIMEOUT
-        elif killed and outcome is Outcome.NONZERO:
+        elif outcome is Outcome.NONZERO and self._group is not None and self._group.oom_kills() > kills:
             outcome = Outcome.OOM
-        lost = outcome in (Outcome.TIMEOUT, Outcome.OOM)
+        killed = outcome in (Outcome.TIMEOUT, Outcome.OOM)
         return ExecResult(
             outcome=outcome,
-            exit_code=None if lost else answer["exit_code"],
+            exit_code=None if killed else answer["exit_code"],
             output=answer["output"],
             dropped_bytes=answer["dropped"],
             duration_s=answer["duration_s"],
@@ -112,30 +91,28 @@ class BubblewrapSandbox:
 
     async def read(self, path: str, *, max_bytes: int = 10 * 1024 * 1024) -> bytes:
         """See `Sandbox.read`; the path is opened inside, so links lead where they lead for a command."""
-        answer = await self._file({"op": "read", "path": self._absolute(path), "max_bytes": max_bytes})
-        if answer.get("too_large"):
-            raise ValueError(f"{path} is larger than {max_bytes} bytes")
-        return base64.b64decode(answer["data"])
+        return await self._channel.read(self._absolute(path), max_bytes)
 
     async def write(self, path: str, data: bytes) -> None:
-        """See `Sandbox.write`."""
-        text = base64.b64encode(data).decode()
-        await self._file({"op": "write", "path": self._absolute(path), "data": text})
+        """See `Sandbox.write`; as `read`."""
+        await self._channel.write(self._absolute(path), data)
 
     async def upload(self, source: Path, target: str) -> None:
-        """See `Sandbox.upload`; the target lies in the work folder."""
-        self._check()
-        await asyncio.to_thread(self._upload, source, self._beneath(target))
+        """See `Sandbox.upload`; the target lies in the work folder, reached without links."""
+        parts = self._beneath(target)
+        await asyncio.to_thread(folders.upload, source, self.folder / "work", parts)
 
     async def download(self, source: str, target: Path, *, max_bytes: int = 512 * 1024 * 1024) -> None:
         """See `Sandbox.download`; the source lies in the work folder. What cannot be read is left out."""
-        self._check()
-        await asyncio.to_thread(self._download, self._beneath(source), target, max_bytes)
+        parts = self._beneath(source)
+        await asyncio.to_thread(folders.download, self.folder / "work", parts, target, max_bytes)
 
     async def kill(self) -> None:
-        if self._closing is None:
-            self._closing = asyncio.create_task(self._end())
-        await asyncio.shield(self._closing)
+        """See `Sandbox.kill`."""
+        if self._ending is None:
+            self._channel.close()
+            self._ending = asyncio.create_task(self._end())
+        await asyncio.shield(self._ending)
 
     async def __aenter__(self) -> Self:
         return self
@@ -148,88 +125,35 @@ class BubblewrapSandbox:
     async def wait_ready(self) -> None:
         """Wait for the supervisor. Raises SandboxUnavailable with what bubblewrap said."""
         try:
-            await asyncio.wait_for(self._receive(), START_S)
-        except (asyncio.IncompleteReadError, TimeoutError, ValueError) as error:
-            self._process.kill() if self._process.returncode is None else None
+            await asyncio.wait_for(self._channel.ready(), START_S)
+        except (EOFError, TimeoutError, ValueError) as error:
+            self._kill_process()
             assert self._process.stderr is not None
             said = (await self._process.stderr.read()).decode(errors="replace").strip().splitlines()
             raise SandboxUnavailable(_advice(said[-1] if said else repr(error))) from None
 
-    async def _file(self, request: dict[str, Any]) -> dict[str, Any]:
-        async with self._lock:
-            answer = await asyncio.shield(asyncio.ensure_future(self._ask(request, START_S)))
-        if "errno" in answer:
-            raise _file_error(answer["errno"], answer["message"], request["path"])
-        return answer
-
-    async def _ask(self, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
-        number = next(self._ids)
-        self._send({**request, "id": number})
-        try:
-            async with asyncio.timeout(timeout_s + ANSWER_S):
-                while (answer := await self._receive()).get("id") != number:
-                    pass
-            return answer
-        except (asyncio.IncompleteReadError, TimeoutError, ValueError, OSError):
-            await self.kill()
-            raise SandboxGone("the sandbox stopped answering and was removed") from None
-
-    def _send(self, frame: dict[str, Any]) -> None:
-        self._check()
-        data = json.dumps(frame).encode()
-        assert self._process.stdin is not None
-        self._process.stdin.write(HEADER.pack(len(data)) + data)
-
-    async def _receive(self) -> dict[str, Any]:
-        stdout = self._process.stdout
-        assert stdout is not None
-        (size,) = HEADER.unpack(await stdout.readexactly(HEADER.size))
-        if size > MAX_FRAME:
-            raise ValueError(f"a frame of {size} bytes")
-        frame: dict[str, Any] = json.loads(await stdout.readexactly(size))
-        return frame
-
-    def _check(self) -> None:
-        if not self.alive:
-            raise SandboxGone("the sandbox was killed or has died")
-
     def _absolute(self, path: str) -> str:
-        return str(PurePosixPath(self.spec.workdir) / path)
+        return os.path.normpath(PurePosixPath(self.spec.workdir) / path)
 
     def _beneath(self, path: str) -> tuple[str, ...]:
-        parts = PurePosixPath(os.path.normpath(self._absolute(path)))
-        if not parts.is_relative_to(self.spec.workdir):
-            raise PermissionError(errno.EACCES, f"not below {self.spec.workdir}", path)
-        return parts.relative_to(self.spec.workdir).parts
+        """Parts of a path below the work folder, for an upload or a download."""
+        if not self.alive:
+            raise SandboxGone("the sandbox was killed or has died")
+        absolute = PurePosixPath(self._absolute(path))
+        if not absolute.is_relative_to(self.spec.workdir):
+            raise PermissionError(f"{path} does not lie below {self.spec.workdir}")
+        return absolute.relative_to(self.spec.workdir).parts
 
-    def _upload(self, source: Path, parts: tuple[str, ...]) -> None:
-        with contextlib.ExitStack() as stack:
-            outer = trees.open_folder(source, ())
-            stack.callback(os.close, outer)
-            inner = trees.open_folder(self.folder / "work", parts, make=True)
-            stack.callback(os.close, inner)
-            with _disk_full():
-                trees.copy_tree(outer, inner)
-
-    def _download(self, parts: tuple[str, ...], target: Path, max_bytes: int) -> None:
-        with contextlib.ExitStack() as stack:
-            inner = trees.open_folder(self.folder / "work", parts)
-            stack.callback(os.close, inner)
-            target.mkdir(parents=True, exist_ok=True)
-            outer = trees.open_folder(target.resolve(), ())
-            stack.callback(os.close, outer)
-            with _disk_full():
-                trees.copy_tree(inner, outer, max_bytes=max_bytes)
+    def _kill_process(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
 
     async def _end(self) -> None:
-        """Closing the stream makes the supervisor kill everything and leave; SIGKILL if it does not."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
+        """The stream is closed, so the supervisor kills everything and leaves; SIGKILL if it does not."""
         try:
             await asyncio.wait_for(self._process.wait(), END_S)
         except TimeoutError:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
+            self._kill_process()
             await self._process.wait()
         await asyncio.to_thread(_remove, self.folder, self._group)
 
@@ -243,17 +167,45 @@ class BubblewrapBackend:
         self._sandboxes: set[BubblewrapSandbox] = set()
         self._root: Path | None = None
         self._lock_userns = True
-        self._starting = asyncio.Lock()
+        self._preparing = asyncio.Lock()
+
+    def check(self) -> None:
+        """Prove that bubblewrap works here, in about 10 ms, blocking. Raises SandboxUnavailable if not."""
+        if shutil.which("bwrap") is None:
+            raise SandboxUnavailable("bubblewrap is not installed (Debian, Ubuntu: apt install bubblewrap)")
+        said = ""
+        for lock in (True, False):
+            command = [
+                "bwrap",
+                *mounts.isolation(lock),
+                "--ro-bind",
+                "/",
+                "/",
+                "--proc",
+                "/proc",
+                "--dev",
+                "/dev",
+            ]
+            tried = subprocess.run(
+                [*command, "--", "/bin/true"], capture_output=True, text=True, errors="replace"
+            )
+            if tried.returncode == 0:
+                self._lock_userns = lock
+                return
+            said = tried.stderr.strip()
+        raise SandboxUnavailable(_advice(said))
 
     async def acquire(self, spec: SandboxSpec) -> BubblewrapSandbox:
         """See `Backend.acquire`; `spec.image` is not used."""
         _check_spec(spec)
-        async with self._starting:
+        async with self._preparing:
             if self._root is None:
-                self._root = await self._prepare()
-        folder, group = await asyncio.to_thread(_make_folder, self._root, spec.limits)
+                await asyncio.to_thread(self.check)
+                await asyncio.to_thread(cgroups.reap)
+                self._root = await asyncio.to_thread(folders.make_root)
+        folder, group = await asyncio.to_thread(_make_place, self._root, spec.limits)
         try:
-            sandbox = await self._start(spec, folder, group)
+            sandbox = await self._start(spec, self._root / "etc", folder, group)
         except BaseException:
             await asyncio.shield(asyncio.to_thread(_remove, folder, group))
             raise
@@ -261,22 +213,17 @@ class BubblewrapBackend:
         return sandbox
 
     async def close(self) -> None:
+        """See `Backend.close`."""
         await asyncio.gather(*(sandbox.kill() for sandbox in self._sandboxes))
         self._sandboxes.clear()
         if self._root is not None:
             await asyncio.to_thread(trees.remove_tree, self._root)
             self._root = None
 
-    async def _prepare(self) -> Path:
-        """The folder of this backend, after a proof that bubblewrap works here and a clean-up after dead owners."""
-        self._lock_userns = await _probe()
-        return await asyncio.to_thread(_make_root)
-
-    async def _start(self, spec: SandboxSpec, folder: Path, group: Cgroup | None) -> BubblewrapSandbox:
-        assert self._root is not None
-        inside = mounts.arguments(
-            spec, work=folder / "work", etc=self._root / "etc", lock_userns=self._lock_userns
-        )
+    async def _start(
+        self, spec: SandboxSpec, etc: Path, folder: Path, group: Cgroup | None
+    ) -> BubblewrapSandbox:
+        inside = mounts.arguments(spec, work=folder / "work", etc=etc, lock_userns=self._lock_userns)
         limits = {} if group else {"memory_mb": spec.limits.memory_mb, "processes": spec.limits.processes}
         entries = " ".join(str(file) for file in group.entry_files()) if group else ""
         process = await asyncio.create_subprocess_exec(
@@ -296,98 +243,9 @@ class BubblewrapBackend:
         return sandbox
 
 
-async def _probe() -> bool:
-    """Whether user namespaces can be locked inside. Raises SandboxUnavailable if bubblewrap does not work at all."""
-    if shutil.which("bwrap") is None:
-        raise SandboxUnavailable(f"bubblewrap is not installed: {INSTALL}")
-    said = ""
-    for lock in (["--disable-userns"], []):
-        process = await asyncio.create_subprocess_exec(
-            *(
-                "bwrap",
-                "--unshare-all",
-                "--unshare-user",
-                *lock,
-                "--uid",
-                mounts.USER_ID,
-                "--ro-bind",
-                "/",
-                "/",
-            ),
-            *("--proc", "/proc", "--dev", "/dev", "--", "/bin/true"),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        _, stderr = await process.communicate()
-        if process.returncode == 0:
-            return bool(lock)
-        said = stderr.decode(errors="replace").strip()
-    raise SandboxUnavailable(_advice(said))
-
-
-def _advice(said: str) -> str:
-    lowered = said.lower()
-    if any(word in lowered for word in ("namespace", "uid map", "mount proc", "pivot", "clone", "loopback")):
-        return (
-            f"bubblewrap may not make namespaces here ({said}): allow unprivileged user namespaces (sysctl "
-            "kernel.apparmor_restrict_unprivileged_userns=0 or kernel.unprivileged_userns_clone=1), or in a container "
-            "run it with --security-opt seccomp=unconfined --security-opt systempaths=unconfined"
-        )
-    return f"bubblewrap could not start: {said}"
-
-
-def _check_spec(spec: SandboxSpec) -> None:
-    normal = os.path.normpath(spec.workdir)
-    if (
-        not normal.startswith("/")
-        or normal != spec.workdir
-        or normal.split("/")[1] in ("", "usr", "proc", "etc")
-    ):
-        raise SandboxUnavailable(
-            f"{spec.workdir!r} cannot be a work folder: give an absolute path like /testbed"
-        )
-    for target, source in spec.read_only.items():
-        if not Path(source).exists():
-            raise SandboxUnavailable(f"{source} does not exist and cannot be mounted at {target}")
-
-
-def base_folder() -> Path:
-    """Where the folders of all owners lie: one per user, closed to others."""
-    return Path(tempfile.gettempdir()) / f"agent-srl-sandboxes-{os.getuid()}"
-
-
-def _make_root() -> Path:
-    base = base_folder()
-    try:
-        base.mkdir(mode=0o700, exist_ok=True)
-        info = base.lstat()
-        if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.getuid():
-            raise SandboxUnavailable(f"{base} belongs to somebody else: set TMPDIR to a folder of your own")
-        for folder in base.iterdir():
-            if not owners.is_alive(folder.name.split(".")[0]):
-                trees.remove_tree(folder)
-        cgroups.reap()
-        root = Path(tempfile.mkdtemp(prefix=f"{owners.identity()}.", dir=base))
-        (root / "etc").mkdir()
-        mounts.make_etc(root / "etc")
-    except OSError as error:
-        raise SandboxUnavailable(_folder_advice(base, error)) from error
-    return root
-
-
-def _make_folder(root: Path, limits: Limits) -> tuple[Path, Cgroup | None]:
-    try:
-        folder = Path(tempfile.mkdtemp(dir=root))
-        (folder / "work").mkdir(mode=0o755)
-    except OSError as error:
-        raise SandboxUnavailable(_folder_advice(root, error)) from error
+def _make_place(root: Path, limits: Limits) -> tuple[Path, Cgroup | None]:
+    folder = folders.make_folder(root)
     return folder, Cgroup.create(folder.name, limits)
-
-
-def _folder_advice(folder: Path, error: OSError) -> str:
-    reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror
-    return f"no sandbox folder can be made in {folder} ({reason}): free some space or set TMPDIR to another folder"
 
 
 def _remove(folder: Path, group: Cgroup | None) -> None:
@@ -397,21 +255,21 @@ def _remove(folder: Path, group: Cgroup | None) -> None:
         trees.remove_tree(folder)
 
 
-@contextlib.contextmanager
-def _disk_full() -> Any:
-    try:
-        yield
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise SandboxUnavailable(
-                f"the disk is full ({error.filename or 'copying a folder'}): free some space"
-            ) from error
-        raise
+def _check_spec(spec: SandboxSpec) -> None:
+    first = [*PurePosixPath(spec.workdir).parts, "", ""][1]
+    if spec.workdir != os.path.normpath(spec.workdir) or first in ("", "usr", "proc", "etc", "dev"):
+        raise SandboxUnavailable(f"{spec.workdir!r} cannot be a work folder: give a path such as /testbed")
+    for target, source in spec.read_only.items():
+        if not Path(source).exists():
+            raise SandboxUnavailable(f"{source} does not exist and cannot be mounted at {target}")
 
 
-def _file_error(number: int, message: str, path: str) -> Exception:
-    if number == errno.ENOSPC:
-        return SandboxUnavailable(f"the disk is full: {path} could not be written; free some space")
-    if number in (errno.EROFS, errno.ENXIO, errno.ELOOP):
-        number = errno.EACCES
-    return OSError(number, message, path)  # Python picks FileNotFoundError and the like by the number
+def _advice(said: str) -> str:
+    words = ("namespace", "uid map", "mount proc", "pivot", "clone", "loopback", "not permitted")
+    if any(word in said.lower() for word in words):
+        return (
+            f"bubblewrap may not make namespaces here ({said}): allow unprivileged user namespaces (sysctl "
+            "kernel.unprivileged_userns_clone=1, kernel.apparmor_restrict_unprivileged_userns=0), or in a "
+            "container run it with --security-opt seccomp=unconfined --security-opt systempaths=unconfined"
+        )
+    return f"bubblewrap could not start: {said}"

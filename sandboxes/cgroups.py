@@ -1,6 +1,7 @@
 """Memory and process limits by control groups (v1 or v2), where this process may make one.
 
-`Cgroup.create` returns None where it may not; the caller then falls back to resource limits. CPU shares are left out.
+`Cgroup.create` returns None where it may not; the caller then falls back to resource limits. Left out: CPU
+shares.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ class Cgroup:
 
 
 def parents() -> tuple[Path, ...]:
-    """Folders in which a child with both limits can be made: one under v2, two under v1, none if not allowed."""
+    """Folders in which a child with both limits can be made: one under v2, two under v1, or none."""
     groups = _own_groups()
     if "memory" in groups and "pids" in groups:
         found = tuple(ROOT / name / groups[name] for name in ("memory", "pids"))

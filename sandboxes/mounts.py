@@ -1,8 +1,9 @@
-"""What a bubblewrap sandbox sees: the arguments of `bwrap`, as a pure function of the spec and of this machine.
+"""What a bubblewrap sandbox sees: the arguments of `bwrap`, as a function of the spec and of this machine.
 
-Writable are the work folder and, in memory and limited in size, `/tmp` and the home. Read-only are the host's `/usr`, the
-running Python, a made-up `/etc` and what the spec mounts. Installed packages of the host are always hidden: a pristine
-copy of a package gives a planted bug away. Left out: images (the host's `/usr` is the image), disk quotas.
+Writable are the work folder and, in memory and limited in size, `/tmp` and the home. Read-only are the host's
+`/usr`, the running Python, a made-up `/etc` and what the spec mounts. Installed packages of the host are
+always hidden: a pristine copy of a package gives a planted bug away. Left out: images (the host's `/usr` is
+the image), disk quotas.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ PACKAGE_FOLDERS = (
     "pkgs",  # conda
     "envs",
 )
+PROC_READ_ONLY = ("sys", "bus", "fs", "irq", "sysrq-trigger", "driver", "mtrr")
+"""Root's files in /proc are writable for whoever has root's id on the host, capabilities or not."""
+PROC_HIDDEN = ("acpi", "asound", "scsi", "kcore", "keys", "latency_stats", "sched_debug", "timer_list")
 ETC_COPIES = ("ld.so.cache", "alternatives", "localtime", "mime.types")
 ETC_FILES = {
     "passwd": f"root:x:0:0:root:/root:/bin/bash\nagent:x:{USER_ID}:{USER_ID}:agent:{HOME}:/bin/bash\n",
@@ -62,35 +66,30 @@ def python() -> Path:
     return Path(sys.base_prefix).resolve() / "bin" / version
 
 
+def isolation(lock_userns: bool) -> list[str]:
+    """Arguments that cut a sandbox off; the lock, not always allowed, forbids user namespaces inside."""
+    return [
+        *("--unshare-all", "--unshare-user", "--die-with-parent", "--new-session", "--as-pid-1"),
+        *(["--disable-userns"] if lock_userns else []),
+        *("--uid", USER_ID, "--gid", USER_ID, "--cap-drop", "ALL", "--clearenv", "--hostname", "sandbox"),
+    ]
+
+
 def arguments(spec: SandboxSpec, *, work: Path, etc: Path, lock_userns: bool) -> list[str]:
     """Arguments of `bwrap`, the command left out.
 
     Args:
         work: host folder that becomes the work folder.
         etc: host folder made by `make_etc`.
-        lock_userns: forbid further user namespaces inside; not every kernel set-up allows it.
+        lock_userns: as for `isolation`.
     """
-    isolation = ["--unshare-all", "--unshare-user", "--die-with-parent", "--new-session", "--as-pid-1"]
-    identity = [
-        "--uid",
-        USER_ID,
-        "--gid",
-        USER_ID,
-        "--cap-drop",
-        "ALL",
-        "--clearenv",
-        "--hostname",
-        "sandbox",
-    ]
     size = str(max(1, spec.limits.memory_mb // 2) * 2**20)
     memory = ["--size", size, "--tmpfs"]
     mounts = _mounts(spec)
     return [
-        *isolation,
-        *(["--disable-userns"] if lock_userns else []),
-        *identity,
+        *isolation(lock_userns),
         *_links(),
-        *("--ro-bind", str(etc), "/etc", "--proc", "/proc", "--dev", "/dev"),
+        *("--ro-bind", str(etc), "/etc", "--dev", "/dev", "--proc", "/proc", *_proc_covers()),
         *(*memory, "/dev/shm", *memory, "/tmp", *memory, HOME),
         *("--bind", str(work), spec.workdir),
         *(word for mount in mounts for word in ("--ro-bind", str(mount.source), str(mount.target))),
@@ -108,6 +107,17 @@ def _mounts(spec: SandboxSpec) -> list[Mount]:
             mounts.append(Mount(PurePosixPath(prefix), prefix))
     mounts += [Mount(PurePosixPath(target), Path(source)) for target, source in spec.read_only.items()]
     return sorted(mounts, key=lambda mount: len(mount.target.parts))
+
+
+def _proc_covers() -> Iterator[str]:
+    for path in (Path("/proc") / name for name in PROC_READ_ONLY):
+        if path.exists():
+            yield from ("--ro-bind", str(path), str(path))
+    for path in (Path("/proc") / name for name in PROC_HIDDEN):
+        if path.is_dir():
+            yield from ("--tmpfs", str(path), "--remount-ro", str(path))
+        elif path.exists():
+            yield from ("--ro-bind", "/dev/null", str(path))
 
 
 def _links() -> Iterator[str]:

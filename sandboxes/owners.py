@@ -1,4 +1,4 @@
-"""Who owns a sandbox, written down outside memory so that a later start can clear away what a dead owner left."""
+"""Who owns a sandbox, written down outside memory so that a later start can clear up after a dead owner."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def identity() -> str:
 
 
 def is_alive(owner: str) -> bool:
-    """Whether the process of an `identity()` still runs; of another PID namespace it cannot be told, so True."""
+    """Whether the process of an `identity()` still runs; True for another PID namespace (unknown)."""
     try:
         namespace, pid, ticks = (int(part) for part in owner.split("-"))
     except ValueError:

@@ -1,9 +1,10 @@
 """PID 1 of a sandbox: runs commands for the owner, who talks to it over standard input and output.
 
-Runs inside the sandbox as `python -I -S supervisor.py LIMITS`, standard library only. A frame is four bytes of
-big-endian length and a JSON object. Requests: `exec`, `read`, `write`, and `cancel` while a command runs. Being PID 1, it
-cannot be killed from inside, adopts and reaps every orphan, and its end is the end of all the others; being undumpable,
-its control stream cannot be reached through /proc. Left out: persistent shells, separate output and error streams.
+Runs inside the sandbox as `python -I -S supervisor.py LIMITS`, standard library only. A frame is four bytes
+of big-endian length and a JSON object. Requests: `exec`, `read`, `write`, and `cancel` while a command runs.
+Being PID 1, it cannot be killed from inside, adopts and reaps every orphan, and its end is the end of all the
+others; being undumpable, its control stream cannot be reached through /proc. Left out: persistent shells,
+separate output and error streams.
 """
 
 from __future__ import annotations
@@ -264,7 +265,7 @@ class Supervisor:
         self.release(command)
 
     def release(self, command: Command) -> None:
-        """Forget the command; output of its background jobs is read and thrown away, so that they can go on."""
+        """Forget the command. Output of its background jobs is thrown away, so that they can go on."""
         if command.process.stdin is not None and not command.process.stdin.closed:
             self.selector.unregister(command.input)
             command.process.stdin.close()
@@ -278,7 +279,7 @@ class Supervisor:
 def _read(request: Frame) -> Frame:
     try:
         fd = os.open(request["path"], os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(fd, "rb") as file:
+        with os.fdopen(fd, "rb") as file:
             mode = os.fstat(fd).st_mode
             if stat.S_ISDIR(mode):
                 raise IsADirectoryError(21, "Is a directory")
@@ -297,7 +298,7 @@ def _write(request: Frame) -> Frame:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
-        with open(fd, "wb") as file:
+        with os.fdopen(fd, "wb") as file:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise PermissionError(13, "Not a regular file")
             os.ftruncate(fd, 0)

@@ -1,7 +1,7 @@
 """Copy folder trees into and out of a place whose content is not trusted.
 
-Every step opens one name relative to an open folder and never follows a link, so a link planted by the other side,
-even while the copy runs, cannot lead out. Special files are left out. Blocking: call from a thread.
+Every step opens one name relative to an open folder and never follows a link, so a link planted by the other
+side, even while the copy runs, cannot lead out. Special files are left out. Blocking: call from a thread.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def open_folder(root: Path, parts: Iterable[str], *, make: bool = False) -> int:
 def copy_tree(source: int, target: int, *, max_bytes: int | None = None) -> int:
     """Copy the content of one open folder into another and return the bytes copied; links stay links.
 
-    What this user may not read is left out. Existing files are overwritten; a link or file in the place of a folder (or
-    the other way round) is replaced.
+    Existing files are overwritten; a link or file in the place of a folder (or the other way round) is
+    replaced. With `max_bytes`, the source is not trusted, and what this user may not read is left out.
 
     Raises:
         ValueError: more than `max_bytes`.

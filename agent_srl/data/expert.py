@@ -1,0 +1,137 @@
+"""Record how an expert that knows the gold patch solves tasks in real sandboxes.
+
+The observations are what the sandbox printed and the verdict is the service's own; a run that does not end
+resolved is dropped and named. Left out: looking around (`expert_facts`), routes (`expert_routes`), words
+(`expert_thoughts`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from agent_srl.data.expert_facts import Act, Facts, gather
+from agent_srl.data.expert_routes import Run
+from agent_srl.errors import DataError
+from env_server.errors import EnvError
+from env_server.schema import Action, Observation, Task, Trajectory
+from env_server.service import EnvService
+
+SOURCE = "expert"
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A run that was not kept."""
+
+    instance_id: str
+    seed: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.instance_id} (seed {self.seed}): {self.reason}"
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What came of a set of tasks, in the order of the tasks."""
+
+    trajectories: list[Trajectory]
+    dropped: list[Dropped]
+
+
+async def record_trajectory(task: Task, service: EnvService, seed: int) -> Trajectory:
+    """One resolved run. The same task, tree and seed take the same actions.
+
+    Raises:
+        DataError: the patch cannot be shown, or the run did not end resolved.
+        EnvError, SandboxError: the service failed.
+    """
+    return await _record(task, await scout(task, service), service, seed)
+
+
+async def record_trajectories(
+    tasks: Iterable[Task],
+    service: EnvService,
+    *,
+    seed: int,
+    workers: int,
+    per_task: int = 1,
+    on_progress: Callable[[str], None] | None = None,
+) -> Recording:
+    """`per_task` runs of every task, with seeds `seed`, `seed + 1`, ...; at most `workers` tasks at a time.
+
+    Args:
+        on_progress: called with the `instance_id` when a task is finished.
+    """
+    gate = asyncio.Semaphore(workers)
+
+    async def one(task: Task) -> list[Trajectory | Dropped]:
+        async with gate:
+            results = await _attempts(task, service, range(seed, seed + per_task))
+        if on_progress is not None:
+            on_progress(task.instance_id)
+        return results
+
+    async with asyncio.TaskGroup() as group:
+        running = [group.create_task(one(task)) for task in tasks]
+    results = [result for task in running for result in task.result()]
+    return Recording(
+        [result for result in results if isinstance(result, Trajectory)],
+        [result for result in results if isinstance(result, Dropped)],
+    )
+
+
+async def scout(task: Task, service: EnvService) -> Facts:
+    """Gather the facts in a session that leaves no trace. Raises as `record_trajectory`."""
+    info = await service.create_session(task.instance_id)
+    try:
+        return await gather(task, _stepper(service, info.session_id))
+    finally:
+        await service.close_session(info.session_id)
+
+
+async def _attempts(task: Task, service: EnvService, seeds: range) -> list[Trajectory | Dropped]:
+    """Failures of one task are its own; a missing sandbox ends everything."""
+    try:
+        facts = await scout(task, service)
+    except (DataError, EnvError) as error:
+        return [Dropped(task.instance_id, seed, str(error)) for seed in seeds]
+    results: list[Trajectory | Dropped] = []
+    for seed in seeds:
+        try:
+            results.append(await _record(task, facts, service, seed))
+        except (DataError, EnvError) as error:
+            results.append(Dropped(task.instance_id, seed, str(error)))
+    return results
+
+
+async def _record(task: Task, facts: Facts, service: EnvService, seed: int) -> Trajectory:
+    info = await service.create_session(task.instance_id)
+    try:
+        run = Run(facts, random.Random(f"{task.instance_id} {seed}"), _stepper(service, info.session_id))
+        await run.record()
+        verdict = await service.evaluate(info.session_id)
+    finally:
+        await service.close_session(info.session_id)
+    if not verdict.resolved:
+        why = verdict.failure.reason if verdict.failure else "the tests do not pass after the expert's edits"
+        raise DataError(f"{task.instance_id}: not resolved ({why})")
+    return Trajectory(
+        instance_id=task.instance_id,
+        repo=task.repo,
+        problem_statement=task.problem_statement,
+        steps=run.steps,
+        source=SOURCE,
+        resolved=True,
+        patch=verdict.patch,
+    )
+
+
+def _stepper(service: EnvService, session_id: str) -> Act:
+    async def act(action: Action) -> Observation:
+        return await service.step(session_id, action)
+
+    return act

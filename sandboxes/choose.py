@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from sandboxes.base import Backend
 from sandboxes.bubblewrap import BubblewrapBackend
+from sandboxes.docker import DockerBackend
 from sandboxes.errors import SandboxUnavailable
 
-BACKENDS = {"bubblewrap": BubblewrapBackend}
+BACKENDS: dict[str, type[BubblewrapBackend] | type[DockerBackend]] = {
+    "bubblewrap": BubblewrapBackend,
+    "docker": DockerBackend,
+}
 
 
 def open_backend(name: str = "auto") -> Backend:

@@ -10,8 +10,9 @@ import contextlib
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import IO
 
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -58,7 +59,7 @@ def copy_tree(source: int, target: int, *, max_bytes: int | None = None) -> int:
 
 def _copy_entry(source: int, target: int, name: str, info: os.stat_result, left: int | None) -> int:
     if stat.S_ISDIR(info.st_mode):
-        _clear(target, name, keep=stat.S_ISDIR)
+        clear(target, name, keep_folder=True)
         with contextlib.suppress(FileExistsError):
             os.mkdir(name, 0o700, dir_fd=target)
         with _opened(name, FOLDER, source) as inner, _opened(name, FOLDER, target) as outer:
@@ -66,49 +67,51 @@ def _copy_entry(source: int, target: int, name: str, info: os.stat_result, left:
             os.fchmod(outer, stat.S_IMODE(info.st_mode) | stat.S_IRWXU)
         return total
     if stat.S_ISLNK(info.st_mode):
-        _clear(target, name, keep=None)
+        clear(target, name)
         os.symlink(os.readlink(name, dir_fd=source), name, dir_fd=target)
     elif stat.S_ISREG(info.st_mode):
-        if left is not None and info.st_size > left:
-            raise ValueError(f"the folder is larger than allowed: {name} no longer fits")
-        _clear(target, name, keep=None)
-        return _copy_file(source, target, name, left)
+        return copy_file(source, name, target, name, max_bytes=left)
     return 0
 
 
-def _copy_file(source: int, target: int, name: str, left: int | None) -> int:
-    flags = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    create = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-    with _opened(name, os.O_RDONLY | flags, source) as inner:
-        info = os.fstat(inner)
+def copy_file(
+    source: int, source_name: str, target: int, target_name: str, *, max_bytes: int | None = None
+) -> int:
+    """Copy one regular file with mode and time; returns its size. Raises ValueError if it is too large."""
+    with _opened(source_name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, source) as fd:
+        info = os.fstat(fd)
         if not stat.S_ISREG(info.st_mode):
             return 0
-        with _opened(name, create | flags, target) as outer:
-            copied = 0
-            while data := os.read(inner, 1024 * 1024):
-                copied += len(data)
-                if left is not None and copied > left:
-                    raise ValueError(f"the folder is larger than allowed: {name} no longer fits")
-                view = memoryview(data)
-                while view:
-                    view = view[os.write(outer, view) :]
-            os.fchmod(outer, stat.S_IMODE(info.st_mode) & 0o777)
-            os.utime(outer, ns=(info.st_atime_ns, info.st_mtime_ns))
-            return copied
+        if max_bytes is not None and info.st_size > max_bytes:
+            raise ValueError(f"the folder is larger than allowed: {source_name} no longer fits")
+        with os.fdopen(os.dup(fd), "rb") as content:
+            return write_file(
+                target, target_name, content, stat.S_IMODE(info.st_mode) & 0o777, info.st_mtime_ns
+            )
 
 
-def _clear(folder: int, name: str, *, keep: Callable[[int], bool] | None) -> None:
-    """Remove `name` unless it is of the kind to keep."""
+def write_file(folder: int, name: str, content: IO[bytes], mode: int, mtime_ns: int) -> int:
+    """A new file in an open folder, in place of whatever has that name; returns its size."""
+    clear(folder, name)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with _opened(name, flags, folder) as fd:
+        with os.fdopen(os.dup(fd), "wb") as file:
+            shutil.copyfileobj(content, file, 1024 * 1024)
+        os.fchmod(fd, mode)
+        os.utime(fd, ns=(mtime_ns, mtime_ns))
+        return os.fstat(fd).st_size
+
+
+def clear(folder: int, name: str, *, keep_folder: bool = False) -> None:
+    """Remove what has that name in an open folder, if anything, whatever it is."""
     try:
         mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
     except FileNotFoundError:
         return
-    if keep is not None and keep(mode):
-        return
-    if stat.S_ISDIR(mode):
-        shutil.rmtree(name, dir_fd=folder)
-    else:
+    if not stat.S_ISDIR(mode):
         os.unlink(name, dir_fd=folder)
+    elif not keep_folder:
+        shutil.rmtree(name, dir_fd=folder)
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ resolved is dropped and named. Left out: looking around (`expert_facts`), routes
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from env_server.errors import EnvError
 from env_server.schema import Action, Observation, Task, Trajectory
 from env_server.service import EnvService
 
+log = logging.getLogger(__name__)
 SOURCE = "expert"
 
 
@@ -32,14 +34,6 @@ class Dropped:
 
     def __str__(self) -> str:
         return f"{self.instance_id} (seed {self.seed}): {self.reason}"
-
-
-@dataclass(frozen=True)
-class Recording:
-    """What came of a set of tasks, in the order of the tasks."""
-
-    trajectories: list[Trajectory]
-    dropped: list[Dropped]
 
 
 async def record_trajectory(task: Task, service: EnvService, seed: int) -> Trajectory:
@@ -59,12 +53,17 @@ async def record_trajectories(
     seed: int,
     workers: int,
     per_task: int = 1,
-    on_progress: Callable[[str], None] | None = None,
-) -> Recording:
+    on_progress: Callable[[], None] | None = None,
+    on_drop: Callable[[Dropped], None] | None = None,
+) -> list[Trajectory]:
     """`per_task` runs of every task, with seeds `seed`, `seed + 1`, ...; at most `workers` tasks at a time.
 
     Args:
-        on_progress: called with the `instance_id` when a task is finished.
+        on_progress: called when a task is finished.
+        on_drop: called for each run that is not kept; without it, such a run is logged as a warning.
+
+    Raises:
+        SandboxError: no sandbox can be made, so that no task can be recorded.
     """
     gate = asyncio.Semaphore(workers)
 
@@ -72,16 +71,19 @@ async def record_trajectories(
         async with gate:
             results = await _attempts(task, service, range(seed, seed + per_task))
         if on_progress is not None:
-            on_progress(task.instance_id)
+            on_progress()
         return results
 
-    async with asyncio.TaskGroup() as group:
-        running = [group.create_task(one(task)) for task in tasks]
+    try:
+        async with asyncio.TaskGroup() as group:
+            running = [group.create_task(one(task)) for task in tasks]
+    except ExceptionGroup as failures:  # the first says enough
+        raise failures.exceptions[0] from None
     results = [result for task in running for result in task.result()]
-    return Recording(
-        [result for result in results if isinstance(result, Trajectory)],
-        [result for result in results if isinstance(result, Dropped)],
-    )
+    for result in results:
+        if isinstance(result, Dropped):
+            on_drop(result) if on_drop else log.warning("not kept: %s", result)
+    return [result for result in results if isinstance(result, Trajectory)]
 
 
 async def scout(task: Task, service: EnvService) -> Facts:

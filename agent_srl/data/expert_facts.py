@@ -44,6 +44,7 @@ class Edit:
     """Where it begins in the file before any edit, from 1."""
     function: str
     """Innermost definition around it, or empty."""
+    function_line: int
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ async def gather(task: Task, act: Act) -> Facts:
         last = answer.output.strip().rpartition("\n")[2]
         raise DataError(f"{task.instance_id}: the expert cannot read this tree ({last})") from None
     edits = [
-        Edit(edit["path"], edit["old"], edit["new"], start + 1, place["name"])
+        Edit(edit["path"], edit["old"], edit["new"], start + 1, place["name"], place["line"])
         for edit, place, (_, start, _, _) in zip(found["edits"], found["places"], raw, strict=True)
     ]
     way = [Stop(**stop, common=found["homonyms"].get(stop["name"], 0) > 4) for stop in found["way"]]

@@ -87,7 +87,7 @@ def enclosing(found: list[Definition], path: str, line: int) -> Definition | Non
 
 
 def route(found: list[Definition], named: list[str], goal: Definition) -> list[Definition]:
-    """The shortest way over calls from a named definition to the goal, or the first named one and the goal."""
+    """The shortest way over calls from a named definition to the goal, or the first named and the goal."""
     by_name: dict[str, list[Definition]] = {}
     for definition in found:
         by_name.setdefault(definition["name"], []).append(definition)
@@ -128,7 +128,7 @@ def unique_edit(text: str, start: int, old: list[str], new: list[str]) -> tuple[
 
 
 def probe(root: Path, request: dict[str, Any]) -> dict[str, Any]:
-    """Answer `edits`, [path, start from 0, old lines, new lines] in file order, and `named`, from the issue."""
+    """Answer `edits`, [path, start from 0, old lines, new lines] in file order, and `named`."""
     found = definitions(root)
     texts: dict[str, str] = {}
     shifts: dict[str, int] = {}

@@ -22,7 +22,7 @@ SHORT_FILE = 110
 """Lines of a module that is read whole."""
 MANY_STEPS = 11
 """From here on, optional steps are left out."""
-MAX_WINDOWS = 3
+MAX_WINDOWS = 4
 FRAME = re.compile(rf'File "(?:{WORKDIR}/)?([^"<>]+\.py)", line (\d+)')
 HIT = re.compile(r"^(?:([^\s:]+\.py):)?(\d+):(.*)$", re.MULTILINE)
 
@@ -159,9 +159,10 @@ class Run:
         by_class = stop.common and stop.owner
         name = stop.owner if by_class else stop.name
         shown = f"{stop.owner}.{stop.name}" if by_class else stop.name
-        word = "class " if by_class or stop.kind == "class" else "def " if stop.kind == "def" else ""
+        pattern = f"class {name}" if by_class or stop.kind == "class" else f"def {name}("
+        pattern = pattern if by_class or stop.kind != "constant" else f"{name} ="
         thought = self._say(kind, named=shown, previous=previous, value=last_line(self._last))
-        await self._bash(thought, self._search_command(f"{word}{name}", stop.path))
+        await self._bash(thought, self._search_command(pattern, stop.path))
         hits = [(path or stop.path, int(line)) for path, line, _ in HIT.findall(self._last)]
         line = next(
             (line for path, line in hits if path == stop.path and (by_class or line == stop.line)), stop.line
@@ -199,15 +200,16 @@ class Run:
                 return
             name = edit.function or self.facts.named
             ends = [last for _, last in self._seen.get(edit.path, []) if last < edit.line + lines]
-            if ends and edit.line - max(ends) <= self._habits.span:
+            if ends and edit.line - max(ends) <= 2 * self._habits.span:
                 first = max(ends)
                 await self._read(
                     self._say("read_on", named=name), edit.path, first, first + self._habits.span
                 )
             else:
                 await self._bash(self._say("outline", file=edit.path), f'grep -n "def " {edit.path}')
-                thought = self._say("read", named=name, file=edit.path, line=edit.line)
-                start = max(1, edit.line - self._habits.span // 2)
+                thought = self._say("read_listed", named=name, file=edit.path, line=edit.function_line)
+                near = edit.line + lines <= edit.function_line + self._habits.span
+                start = edit.function_line if near else max(1, edit.line - self._habits.span // 2)
                 await self._read(thought, edit.path, start, start + self._habits.span)
 
     async def _edit(self, edit: Edit, index: int) -> None:

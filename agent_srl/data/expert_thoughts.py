@@ -60,7 +60,7 @@ THOUGHTS: dict[str, tuple[str, ...]] = {
         "{file} defines `{named}` at line {line}, so I read its body.",
     ),
     "read_one_of": (
-        "Of the {count} hits, line {line} of {file} is the definition the issue uses. I read it.",
+        "Of the {count} hits, line {line} of {file} is what the issue uses. I read it.",
         "There are {count} hits; line {line} of {file} is what the issue calls, so I open that.",
     ),
     "read_whole": (
@@ -169,8 +169,7 @@ def say(kind: str, rng: random.Random, **slots: object) -> str:
     words = rng.choice(THOUGHTS[kind]).format(**slots).split()
     if len(words) > MAX_WORDS:
         words = [*words[: MAX_WORDS - 1], words[MAX_WORDS - 1].rstrip(",;:") + "."]
-    text = " ".join(words)
-    return text[0].upper() + text[1:]
+    return " ".join(words).replace("....", "...")
 
 
 def describe_change(old: str, new: str) -> tuple[str, str]:
@@ -192,6 +191,7 @@ def _tokens(text: str) -> list[str]:
 
 def _core(old: str, new: str) -> tuple[str, str]:
     """The differing stretch of both, with a neighbour on each side if it is tiny."""
+    old, new = _first_difference(old, new)
     a, b = _tokens(old), _tokens(new)
     codes = [c for c in SequenceMatcher(None, a, b, autojunk=False).get_opcodes() if c[0] != "equal"]
     (a1, b1), (a2, b2) = (codes[0][1], codes[0][3]), (codes[-1][2], codes[-1][4])
@@ -202,6 +202,13 @@ def _core(old: str, new: str) -> tuple[str, str]:
         if a2 < len(a) and b2 < len(b) and "\n" not in a[a2]:
             a2, b2 = a2 + 1, b2 + 1
     return "".join(a[a1:a2]).strip(), "".join(b[b1:b2]).strip()
+
+
+def _first_difference(old: str, new: str) -> tuple[str, str]:
+    """Of long texts with as many lines, the first two lines that differ."""
+    a, b = old.split("\n"), new.split("\n")
+    pairs = [(x.strip(), y.strip()) for x, y in zip(a, b, strict=False) if x != y]
+    return pairs[0] if len(a) == len(b) and len(old) > LINE_CHARS and pairs else (old, new)
 
 
 def _single_line(old: str, new: str) -> tuple[str, str] | None:
@@ -230,7 +237,7 @@ def _reason(before: str, after: str) -> str:
         if changed and changed <= tokens:
             return reason
     if changed and all(token.isdigit() for token in changed):
-        return "so it is off"
+        return "so the number is off"
     if any(token in changed for token in ("if", "elif", "return", "raise", "except", "continue", "break")):
         return "so the wrong path is taken"
     if sorted(a) == sorted(b):
@@ -243,10 +250,10 @@ def _short(text: str, limit: int = 60) -> str:
     return flat if len(flat) <= limit else flat[: limit - 4].rstrip() + " ..."
 
 
-def last_line(output: str, limit: int = 70) -> str:
+def last_line(output: str, limit: int = 50) -> str:
     """The last line that was printed, short enough to quote; notes in brackets are left out."""
     lines = [
         line.strip() for line in output.split("\n") if line.strip() and not line.startswith("(exit code")
     ]
-    text = lines[-1].strip("= ") if lines else "no output"
+    text = re.sub(r" in \d+\.\d+s$", "", lines[-1].strip("= ")) if lines else "no output"
     return text if len(text) <= limit else text[: limit - 4].rstrip() + " ..."

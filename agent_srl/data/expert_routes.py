@@ -72,7 +72,7 @@ class Run:
         """From the first look to `submit`."""
         await PLANS[choose_plan(self.facts, self._rng)](self)
         for index, edit in enumerate(self.facts.edits):
-            await self._reach(edit)
+            await self._reach(edit, index)
             await self._edit(edit, index)
         await self._verify()
         await self._finish()
@@ -116,7 +116,7 @@ class Run:
             )
             await self._bash(self._say("run_script"), f"python {self._script}")
         else:
-            await self._step(self._say(kind), action)
+            await self._step(self._say(kind, suspect=self.facts.goal.name or self.facts.named), action)
 
     async def tests_before(self) -> None:
         """What the existing tests say with the bug in."""
@@ -192,25 +192,43 @@ class Run:
             await self._bash(thought, f"nl -ba {path} | sed -n '{first},{last}p'")
         self._seen.setdefault(path, []).append((first, last))
 
-    async def _reach(self, edit: Edit) -> None:
+    async def _reach(self, edit: Edit, index: int) -> None:
         """Read on, or look up the next place, until the lines to edit have been shown."""
-        lines = edit.old.count("\n") + 1
+        last = edit.line + edit.old.count("\n")
         for _ in range(MAX_WINDOWS):
-            if self._is_seen(edit.path, edit.line) and self._is_seen(edit.path, edit.line + lines - 1):
+            if self._is_seen(edit.path, edit.line) and self._is_seen(edit.path, last):
                 return
-            name = edit.function or self.facts.named
-            ends = [last for _, last in self._seen.get(edit.path, []) if last < edit.line + lines]
-            if ends and edit.line - max(ends) <= 2 * self._habits.span:
-                first = max(ends)
-                await self._read(
-                    self._say("read_on", named=name), edit.path, first, first + self._habits.span
-                )
+            ends = [end for _, end in self._seen.get(edit.path, []) if end < last]
+            if self._names(edit) and not self._is_seen(edit.path, edit.function_line):
+                stop = Stop(edit.function, "", edit.path, edit.function_line, last, "def", False)
+                await self._search(stop, "search_also", "")
+            elif ends and edit.line - max(ends) <= 2 * self._habits.span:
+                await self._read_on(edit, max(ends))
             else:
-                await self._bash(self._say("outline", file=edit.path), f'grep -n "def " {edit.path}')
-                thought = self._say("read_listed", named=name, file=edit.path, line=edit.function_line)
-                near = edit.line + lines <= edit.function_line + self._habits.span
-                start = edit.function_line if near else max(1, edit.line - self._habits.span // 2)
-                await self._read(thought, edit.path, start, start + self._habits.span)
+                await self._jump(edit, last, "outline_more" if index else "outline_after")
+
+    def _names(self, edit: Edit) -> bool:
+        """Whether the issue names the function to edit."""
+        name = re.escape(edit.function)
+        return bool(name and re.search(rf"\b{name}\(", self.facts.task.problem_statement))
+
+    async def _read_on(self, edit: Edit, line: int) -> None:
+        kind = "read_on" if self._is_seen(edit.path, edit.function_line) else "read_below"
+        named = edit.function or self.facts.named
+        thought = self._say(
+            kind, named=named if kind == "read_on" else self.facts.named, file=edit.path, line=line
+        )
+        await self._read(thought, edit.path, line, line + self._habits.span)
+
+    async def _jump(self, edit: Edit, last: int, kind: str) -> None:
+        """List the definitions of the file and go to the one with the edit."""
+        thought = self._say(kind, file=edit.path, previous=self.facts.named)
+        await self._bash(thought, f'grep -n "def " {edit.path}')
+        near = last <= edit.function_line + self._habits.span
+        start = edit.function_line if near else max(1, edit.line - self._habits.span // 2)
+        named = edit.function or self.facts.named
+        thought = self._say("read_listed", named=named, file=edit.path, line=edit.function_line)
+        await self._read(thought, edit.path, start, start + self._habits.span)
 
     async def _edit(self, edit: Edit, index: int) -> None:
         change, reason = describe_change(edit.old, edit.new)

@@ -80,12 +80,24 @@ THOUGHTS: dict[str, tuple[str, ...]] = {
         "`{named}` is spread over several functions, so I list what {file} defines.",
     ),
     "outline_after": (
-        "`{previous}` itself looks right. I list the other definitions of {file} to see what else takes part.",
+        "`{previous}` itself looks right. I list the definitions of {file} to see what else takes part.",
         "The fault is not in `{previous}`, so I list what else {file} defines.",
     ),
     "read_listed": (
         "Of these, `{named}` at line {line} does the job that the issue describes. I read it.",
         "`{named}` at line {line} of {file} has to do with the symptom, so I read it next.",
+    ),
+    "read_below": (
+        "There may be more to it than `{named}`. I read on from line {line} of {file}.",
+        "I go on reading {file} below line {line}, since the issue has more than one symptom.",
+    ),
+    "search_also": (
+        "The issue also names `{named}`. I look for that definition too.",
+        "One part is done. `{named}` is in the issue as well, so I search for it.",
+    ),
+    "outline_more": (
+        "The issue shows more than one symptom, so I list the definitions of {file} for the rest.",
+        "There is more to find. I list what {file} defines, with line numbers.",
     ),
     "outline": (
         "The class is long, so I list the methods in {file} with their lines.",
@@ -97,9 +109,9 @@ THOUGHTS: dict[str, tuple[str, ...]] = {
         "Let me reproduce it first: the issue gives a call of `{named}` that I can run.",
     ),
     "reproduce_suspect": (
-        "I have a suspicion about `{named}`. I run the example of the issue to confirm the symptom.",
-        "Having read `{named}`, I check that the example of the issue really fails here.",
-        "The code of `{named}` looks suspicious. I reproduce the symptom before I touch it.",
+        "I have a suspicion about `{suspect}`. I run the example of the issue to confirm the symptom.",
+        "Having read `{suspect}`, I check that the example of the issue really fails here.",
+        "The code of `{suspect}` looks suspicious. I reproduce the symptom before I touch it.",
     ),
     "script": (
         "I put the example of the issue into a small script, so that I can run it again after the fix.",

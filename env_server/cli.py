@@ -6,8 +6,8 @@ EnvError or SandboxError with one clear line, raised before anything is served.
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
+import os
 import socket
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +15,6 @@ from typing import Annotated
 import typer
 
 from env_server.errors import ServeError
-from env_server.schema import Task
 from env_server.settings import Settings
 
 SHUTDOWN_GRACE_S = 3
@@ -36,33 +35,29 @@ def serve(
     max_sessions: Annotated[int, typer.Option(help="Live sandboxes at most.", min=1)] = 16,
 ) -> None:
     """Serve tasks, sessions and verdicts over HTTP."""
+    try:
+        import uvicorn
+
+        from env_server.app import create_app
+    except ImportError as error:
+        raise ServeError(f"{error.name} is missing; pip install 'agent-srl[env]'") from None
+    from env_server.service import EnvService
     from env_server.tasks.base import load_tasks
+    from sandboxes.choose import open_backend
 
     check_token(host, token)
     rows = load_tasks(tasks)
-    settings = Settings(max_sessions=max_sessions, image=image)
-    with listen(host, port) as listener:
-        asyncio.run(_serve(rows, settings, sandbox, listener, token or None))
-
-
-async def _serve(
-    rows: list[Task], settings: Settings, sandbox: str, listener: socket.socket, token: str | None
-) -> None:
-    import uvicorn
-
-    from env_server.app import create_app
-    from env_server.service import EnvService
-    from sandboxes.choose import open_backend
-
-    backend = await open_backend(sandbox) if any(task.kind == "swe" for task in rows) else None
-    app = create_app(EnvService(rows, backend, settings), token)
-    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=SHUTDOWN_GRACE_S)
-    name = backend.name if backend else "not needed"
-    typer.echo(
-        f"serving {len(rows)} tasks at {url(listener)} (sandbox: {name}, "
-        f"sessions: {settings.max_sessions}, token: {'asked for' if token else 'none'}); stop with Ctrl-C"
+    backend = open_backend(sandbox) if any(task.kind == "swe" for task in rows) else None
+    service = EnvService(rows, backend, Settings(max_sessions=max_sessions, image=image))
+    config = uvicorn.Config(
+        create_app(service, token or None), log_level="warning", timeout_graceful_shutdown=SHUTDOWN_GRACE_S
     )
-    await uvicorn.Server(config).serve(sockets=[listener])
+    with listen(host, port) as listener:
+        typer.echo(
+            f"serving {len(rows)} tasks at {url(listener)} (sandbox: {backend.name if backend else 'none'}, "
+            f"sessions: {max_sessions}, token: {'asked for' if token else 'none'}); stop with Ctrl-C"
+        )
+        uvicorn.Server(config).run(sockets=[listener])
 
 
 def check_token(host: str, token: str) -> None:
@@ -94,7 +89,7 @@ def listen(host: str, port: int) -> socket.socket:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family, backlog=2048)
     except OSError as error:
-        reason = error.strerror or str(error)
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
         raise ServeError(
             f"cannot listen on {host}:{port}: {reason}; pass another --port or --host"
         ) from error

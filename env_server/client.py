@@ -6,6 +6,7 @@ Every error comes back as the class that the server raised. Left out: pooling ov
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import secrets
 from typing import Any, Protocol, Self
@@ -81,6 +82,7 @@ class EnvClient:
             headers={"Authorization": f"Bearer {token}"} if token else {},
             timeout=httpx.Timeout(ANSWER_TIMEOUT_S, connect=10.0, pool=None),
             limits=httpx.Limits(max_connections=None),
+            mounts={f"all://{host}": None for host in ("127.0.0.1", "localhost", "[::1]")},  # by no proxy
         )
         self._mine: set[str] = set()
 
@@ -113,7 +115,7 @@ class EnvClient:
         answer = await self._ask(
             "POST",
             f"/v1/sessions/{_part(session_id)}/step",
-            body={"action": action.model_dump(mode="json")},
+            body={"action": {"name": action.name, "arguments": action.arguments}},
             headers={"Idempotency-Key": idempotency_key or secrets.token_hex(16)},
         )
         return Observation.model_validate_json(answer)
@@ -165,17 +167,20 @@ class EnvClient:
     ) -> bytes:
         """The body of a good answer. `again`: the request may reach the server twice."""
         delays = list(RETRY_DELAYS_S)
+        # ASCII, so that even broken text of a model arrives and is answered as a bad action
+        content = None if body is None else json.dumps(body).encode()
+        headers = {"Content-Type": "application/json", **(headers or {})}
         while True:
             try:
-                response = await self._http.request(method, path, json=body, headers=headers)
+                response = await self._http.request(method, path, content=content, headers=headers)
+            except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+                raise self._unreachable(error) from error
             except httpx.TransportError as error:
                 never_arrived = isinstance(error, httpx.ConnectError)
-                if delays and (again or never_arrived):
-                    await asyncio.sleep(delays.pop(0))
-                    continue
-                raise self._unreachable(error) from error
-            except httpx.InvalidURL as error:
-                raise self._unreachable(error) from error
+                if not delays or not (again or never_arrived):
+                    raise self._unreachable(error) from error
+                await asyncio.sleep(delays.pop(0))
+                continue
             if response.is_success:
                 return response.content
             raise self._error(response)

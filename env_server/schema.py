@@ -1,6 +1,6 @@
 """What crosses a border: tasks, actions, trajectories, observations, verdicts.
 
-Everything here is plain data that survives JSON. Rows follow SWE-bench's column names, so that its tools read them.
+Everything here is plain data that survives JSON. Rows follow SWE-bench's columns, so its own tools read them.
 What stays inside the trainer (StepExample, Sample, Group) is in `agent_srl.types`.
 """
 

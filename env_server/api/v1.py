@@ -46,11 +46,11 @@ def routes(service: EnvService) -> APIRouter:
     async def list_tasks() -> list[TaskInfo]:
         return await service.list_tasks()
 
-    @api.get("/tasks/{task_id}")
+    @api.get("/tasks/{task_id:path}")
     async def get_task(task_id: str) -> TaskInfo:
         return await service.get_task(task_id)
 
-    @api.post("/tasks/{task_id}/grade")
+    @api.post("/tasks/{task_id:path}/grade")
     async def grade(task_id: str, body: GradeTask) -> Verdict:
         return await service.grade(task_id, body.patch)
 

@@ -116,7 +116,8 @@ def unique_edit(text: str, start: int, old: list[str], new: list[str]) -> tuple[
     first, last = start, start + len(old)
     while True:
         block = "\n".join(lines[first:last])
-        if block.strip() and text.count(block) == 1:
+        anchored = bool(new) or last - first > len(old)  # else an empty line would stay behind
+        if anchored and block.strip() and text.count(block) == 1:
             after = "\n".join([*lines[first:start], *new, *lines[start + len(old) : last]])
             return block, after
         if first == 0 and last >= len(lines):

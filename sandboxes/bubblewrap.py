@@ -223,7 +223,9 @@ class BubblewrapBackend:
     async def _start(
         self, spec: SandboxSpec, etc: Path, folder: Path, group: Cgroup | None
     ) -> BubblewrapSandbox:
-        inside = mounts.arguments(spec, work=folder / "work", etc=etc, lock_userns=self._lock_userns)
+        inside = await asyncio.to_thread(
+            mounts.arguments, spec, work=folder / "work", etc=etc, lock_userns=self._lock_userns
+        )
         limits = {} if group else {"memory_mb": spec.limits.memory_mb, "processes": spec.limits.processes}
         entries = " ".join(str(file) for file in group.entry_files()) if group else ""
         process = await asyncio.create_subprocess_exec(

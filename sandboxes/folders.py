@@ -16,6 +16,8 @@ from pathlib import Path
 from sandboxes import mounts, owners, trees
 from sandboxes.errors import SandboxUnavailable
 
+FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
+
 
 def base_folder() -> Path:
     """Where the folders of all owners lie: one per user, closed to others."""
@@ -49,13 +51,13 @@ def make_folder(root: Path) -> Path:
 
 def upload(source: Path, work: Path, parts: tuple[str, ...]) -> None:
     """Copy the content of `source` into `work/parts...`. Raises OSError, SandboxUnavailable (disk full)."""
-    with _opened(source, ()) as outer, _opened(work, parts, make=True) as inner, _advice(work):
+    with _opened(source, ()) as outer, _opened(work, parts, make=True) as inner, _full_disk(work):
         trees.copy_tree(outer, inner)
 
 
 def download(work: Path, parts: tuple[str, ...], target: Path, max_bytes: int) -> None:
     """Copy the content of `work/parts...` into `target`. Raises OSError, ValueError, SandboxUnavailable."""
-    with _opened(work, parts) as inner, _advice(target):
+    with _opened(work, parts) as inner, _full_disk(target):
         target.mkdir(parents=True, exist_ok=True)
         with _opened(target.resolve(), ()) as outer:
             trees.copy_tree(inner, outer, max_bytes=max_bytes)
@@ -72,13 +74,20 @@ def _opened(root: Path, parts: tuple[str, ...], *, make: bool = False) -> Iterat
 
 @contextlib.contextmanager
 def _advice(folder: Path) -> Iterator[None]:
-    """Turn a full disk or a closed folder into one line that says what to do."""
+    """Turn a folder that cannot be used into one line that says what to do."""
     try:
         yield
     except OSError as error:
-        reasons = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
-        if error.errno in (*reasons, errno.EROFS, errno.EACCES):
-            reason = reasons.get(error.errno, error.strerror)
-            way_out = "free some space or set TMPDIR to another folder"
-            raise SandboxUnavailable(f"cannot write in {folder} ({reason}): {way_out}") from error
-        raise
+        reason = FULL.get(error.errno or 0) or error.strerror
+        way_out = "free some space or set TMPDIR to another folder"
+        raise SandboxUnavailable(f"cannot write in {folder} ({reason}): {way_out}") from error
+
+
+@contextlib.contextmanager
+def _full_disk(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise SandboxUnavailable(f"{FULL[error.errno]} while copying to {folder}: free some space") from error

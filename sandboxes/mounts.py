@@ -8,6 +8,8 @@ the image), disk quotas.
 
 from __future__ import annotations
 
+import functools
+import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -19,14 +21,9 @@ from sandboxes.base import SandboxSpec
 HOME = "/home/agent"
 USER_ID = "1000"
 SUPERVISOR = "/run/supervisor.py"
-PACKAGE_FOLDERS = (
-    "lib*/*/site-packages",
-    "lib*/*/dist-packages",
-    "lib*/*/ensurepip/_bundled",
-    "share/python-wheels",
-    "pkgs",  # conda
-    "envs",
-)
+PACKAGE_FOLDERS = {"site-packages", "dist-packages", "third_party", "_bundled"}
+"""The last is the wheels of ensurepip."""
+NOT_SEARCHED = {"/usr/share", "/usr/include", "/usr/src"}
 PROC_READ_ONLY = ("sys", "bus", "fs", "irq", "sysrq-trigger", "driver", "mtrr")
 """Root's files in /proc are writable for whoever has root's id on the host, capabilities or not."""
 PROC_HIDDEN = ("acpi", "asound", "scsi", "kcore", "keys", "latency_stats", "sched_debug", "timer_list")
@@ -131,10 +128,24 @@ def _links() -> Iterator[str]:
 
 def _hidden(spec: SandboxSpec, mounts: list[Mount]) -> list[str]:
     """Paths inside that become empty: the host's packages, then the spec's."""
-    prefixes = {Path("/usr"), Path("/usr/local"), Path(sys.base_prefix), Path(sys.base_prefix).resolve()}
-    found = {str(path) for prefix in prefixes for glob in PACKAGE_FOLDERS for path in prefix.glob(glob)}
-    inside = {_inside(path, mounts) for path in sorted(found | set(spec.hidden))}
+    inside = {_inside(path, mounts) for path in (*installed_packages(), *spec.hidden)}
     return sorted(path for path in inside if path is not None)
+
+
+@functools.cache
+def installed_packages() -> tuple[str, ...]:
+    """Folders of installed packages below `/usr` and the running Python; the search takes half a second."""
+    prefix = Path(sys.base_prefix).resolve()
+    found = ["/usr/share/python-wheels", str(prefix / "pkgs"), str(prefix / "envs")]  # Debian's; conda's
+    for root in ("/usr", str(prefix)):
+        for folder, names, _ in os.walk(root):
+            found += [f"{folder}/{name}" for name in names if name in PACKAGE_FOLDERS]
+            names[:] = [
+                name
+                for name in names
+                if name not in PACKAGE_FOLDERS and f"{folder}/{name}" not in NOT_SEARCHED
+            ]
+    return tuple(found)
 
 
 def _inside(path: str, mounts: list[Mount]) -> str | None:

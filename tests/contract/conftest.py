@@ -1,4 +1,4 @@
-"""The backends under contract. Docker needs an engine and an image (`AGENT_SRL_TEST_IMAGE`, or a known one)."""
+"""The backends under contract. Docker needs an engine and an image: `AGENT_SRL_TEST_IMAGE` or a known one."""
 
 from __future__ import annotations
 

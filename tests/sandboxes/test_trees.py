@@ -1,0 +1,108 @@
+"""Copies to and from an untrusted place never leave it, whatever names and links it holds."""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from sandboxes import archives, trees
+
+
+def archive(*members: tuple[str, bytes | None, dict]) -> io.BytesIO:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as out:
+        for name, data, options in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data or b"")
+            info.mode = 0o644
+            for key, value in options.items():
+                setattr(info, key, value)
+            out.addfile(info, io.BytesIO(data or b""))
+    stream.seek(0)
+    return stream
+
+
+FOLDER = {"type": tarfile.DIRTYPE}
+
+
+@pytest.mark.parametrize("name", ["top/../../evil", "/etc/evil", "../evil"])
+def test_an_archive_cannot_name_its_way_out(tmp_path: Path, name):
+    with pytest.raises(ValueError, match="leads out"):
+        archives.unpack(archive(("top", None, FOLDER), (name, b"x", {})), tmp_path, max_bytes=100)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_archive_cannot_write_through_its_own_links(tmp_path: Path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "file").write_text("mine")
+    target = tmp_path / "target"
+    target.mkdir()
+    link = {"type": tarfile.SYMTYPE, "linkname": str(outside)}
+    with pytest.raises(OSError, match="directory"):
+        archives.unpack(archive(("top/a", None, link), ("top/a/new", b"x", {})), target, max_bytes=100)
+    direct = {"type": tarfile.SYMTYPE, "linkname": str(outside / "file")}
+    archives.unpack(archive(("top/b", None, direct), ("top/b", b"x", {})), target, max_bytes=100)
+    hard = {"type": tarfile.LNKTYPE, "linkname": "top/c"}
+    with pytest.raises(OSError, match="symbolic links"):
+        archives.unpack(archive(("top/c", None, direct), ("top/d", None, hard)), target, max_bytes=100)
+    assert (target / "b").read_text() == "x" and not (target / "b").is_symlink()
+    assert [path.name for path in outside.iterdir()] == ["file"]
+    assert (outside / "file").read_text() == "mine"
+
+
+def test_an_archive_is_bounded_and_must_be_of_a_folder(tmp_path: Path):
+    with pytest.raises(ValueError, match="larger"):
+        archives.unpack(archive(("top/a", b"x" * 60, {}), ("top/b", b"x" * 60, {})), tmp_path, max_bytes=100)
+    with pytest.raises(NotADirectoryError):
+        archives.unpack(archive(("top", b"x", {})), tmp_path, max_bytes=100)
+    archives.unpack(archive(("top/dev", None, {"type": tarfile.FIFOTYPE})), tmp_path, max_bytes=100)
+    assert not (tmp_path / "dev").exists()
+
+
+def test_opening_a_folder_refuses_links_on_the_way(tmp_path: Path):
+    (tmp_path / "real" / "deep").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("real")
+    os.close(trees.open_folder(tmp_path, ("real", "deep")))
+    with pytest.raises(NotADirectoryError):
+        trees.open_folder(tmp_path, ("link", "deep"))
+    with pytest.raises(NotADirectoryError):
+        trees.open_folder(tmp_path, ("link", "new"), make=True)
+    assert not (tmp_path / "real" / "new").exists()
+
+
+def test_a_copy_replaces_links_instead_of_following_them(tmp_path: Path):
+    outside, source, target = tmp_path / "outside", tmp_path / "source", tmp_path / "target"
+    (source / "dir").mkdir(parents=True)
+    (source / "dir" / "new").write_text("new")
+    (source / "file").write_text("new")
+    for folder in (outside, target):
+        folder.mkdir()
+    (outside / "file").write_text("mine")
+    (target / "dir").symlink_to(outside)
+    (target / "file").symlink_to(outside / "file")
+    inner, outer = trees.open_folder(source, ()), trees.open_folder(target, ())
+    assert trees.copy_tree(inner, outer) == 6
+    assert (target / "dir" / "new").read_text() == (target / "file").read_text() == "new"
+    assert [path.name for path in outside.iterdir()] == ["file"]
+    assert (outside / "file").read_text() == "mine"
+    os.close(inner)
+    os.close(outer)
+
+
+def test_the_bound_counts_the_whole_tree(tmp_path: Path):
+    source, target = tmp_path / "source", tmp_path / "target"
+    (source / "a").mkdir(parents=True)
+    target.mkdir()
+    for path in (source / "a" / "x", source / "a" / "y", source / "z"):
+        path.write_bytes(b"x" * 40)
+    inner, outer = trees.open_folder(source, ()), trees.open_folder(target, ())
+    with pytest.raises(ValueError, match="larger"):
+        trees.copy_tree(inner, outer, max_bytes=119)
+    assert trees.copy_tree(inner, outer, max_bytes=120) == 120
+    os.close(inner)
+    os.close(outer)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -166,7 +167,7 @@ class BubblewrapBackend:
     def __init__(self) -> None:
         self._sandboxes: set[BubblewrapSandbox] = set()
         self._root: Path | None = None
-        self._lock_userns = True
+        self._features = mounts.Features()
         self._preparing = asyncio.Lock()
 
     def check(self) -> None:
@@ -174,25 +175,15 @@ class BubblewrapBackend:
         if shutil.which("bwrap") is None:
             raise SandboxUnavailable("bubblewrap is not installed (Debian, Ubuntu: apt install bubblewrap)")
         said = ""
-        for lock in (True, False):
-            command = [
-                "bwrap",
-                *mounts.isolation(lock),
-                "--ro-bind",
-                "/",
-                "/",
-                "--proc",
-                "/proc",
-                "--dev",
-                "/dev",
-            ]
-            tried = subprocess.run(
-                [*command, "--", "/bin/true"], capture_output=True, text=True, errors="replace"
-            )
+        for own_proc, lock_userns in itertools.product((True, False), repeat=2):
+            features = mounts.Features(lock_userns=lock_userns, own_proc=own_proc)
+            place = ["--ro-bind", "/", "/", "--dev", "/dev", *mounts.proc(features), "--", "/bin/true"]
+            command = ["bwrap", *mounts.isolation(features), *place]
+            tried = subprocess.run(command, capture_output=True, text=True, errors="replace")
             if tried.returncode == 0:
-                self._lock_userns = lock
+                self._features = features
                 return
-            said = tried.stderr.strip()
+            said = said or tried.stderr.strip()
         raise SandboxUnavailable(_advice(said))
 
     async def acquire(self, spec: SandboxSpec) -> BubblewrapSandbox:
@@ -224,7 +215,7 @@ class BubblewrapBackend:
         self, spec: SandboxSpec, etc: Path, folder: Path, group: Cgroup | None
     ) -> BubblewrapSandbox:
         inside = await asyncio.to_thread(
-            mounts.arguments, spec, work=folder / "work", etc=etc, lock_userns=self._lock_userns
+            mounts.arguments, spec, work=folder / "work", etc=etc, features=self._features
         )
         limits = {} if group else {"memory_mb": spec.limits.memory_mb, "processes": spec.limits.processes}
         entries = " ".join(str(file) for file in group.entry_files()) if group else ""

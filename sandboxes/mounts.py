@@ -38,6 +38,17 @@ ETC_FILES = {
 
 
 @dataclass(frozen=True)
+class Features:
+    """What bubblewrap may do on this machine."""
+
+    lock_userns: bool = True
+    """Forbid further user namespaces inside."""
+    own_proc: bool = True
+    """Mount a new `/proc`. In a container whose own has masked parts the kernel refuses that; sandboxes then
+    see the command lines of the container's other processes, but can neither look into nor signal them."""
+
+
+@dataclass(frozen=True)
 class Mount:
     """A folder of the host as it appears inside."""
 
@@ -63,30 +74,35 @@ def python() -> Path:
     return Path(sys.base_prefix).resolve() / "bin" / version
 
 
-def isolation(lock_userns: bool) -> list[str]:
-    """Arguments that cut a sandbox off; the lock, not always allowed, forbids user namespaces inside."""
+def isolation(features: Features) -> list[str]:
+    """Arguments that cut a sandbox off from everything."""
     return [
         *("--unshare-all", "--unshare-user", "--die-with-parent", "--new-session", "--as-pid-1"),
-        *(["--disable-userns"] if lock_userns else []),
+        *(["--disable-userns"] if features.lock_userns else []),
         *("--uid", USER_ID, "--gid", USER_ID, "--cap-drop", "ALL", "--clearenv", "--hostname", "sandbox"),
     ]
 
 
-def arguments(spec: SandboxSpec, *, work: Path, etc: Path, lock_userns: bool) -> list[str]:
+def proc(features: Features) -> list[str]:
+    """Arguments that make `/proc`, without what root's id on the host could change."""
+    return ["--proc", "/proc", *_proc_covers()] if features.own_proc else ["--ro-bind", "/proc", "/proc"]
+
+
+def arguments(spec: SandboxSpec, *, work: Path, etc: Path, features: Features) -> list[str]:
     """Arguments of `bwrap`, the command left out.
 
     Args:
         work: host folder that becomes the work folder.
         etc: host folder made by `make_etc`.
-        lock_userns: as for `isolation`.
+        features: what bubblewrap may do here.
     """
     size = str(max(1, spec.limits.memory_mb // 2) * 2**20)
     memory = ["--size", size, "--tmpfs"]
     mounts = _mounts(spec)
     return [
-        *isolation(lock_userns),
+        *isolation(features),
         *_links(),
-        *("--ro-bind", str(etc), "/etc", "--dev", "/dev", "--proc", "/proc", *_proc_covers()),
+        *("--ro-bind", str(etc), "/etc", "--dev", "/dev", *proc(features)),
         *(*memory, "/dev/shm", *memory, "/tmp", *memory, HOME),
         *("--bind", str(work), spec.workdir),
         *(word for mount in mounts for word in ("--ro-bind", str(mount.source), str(mount.target))),

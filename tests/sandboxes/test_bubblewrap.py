@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -92,6 +93,27 @@ async def test_without_control_groups_resource_limits_hold_memory(backend, monke
     async with await backend.acquire(SandboxSpec(limits=Limits(memory_mb=300))) as sandbox:
         result = await sandbox.exec("python3 -c 'bytearray(10**9)'", timeout_s=20)
         assert result.outcome is Outcome.NONZERO and "MemoryError" in result.output
+
+
+async def test_with_a_shared_proc_other_processes_can_neither_be_read_nor_killed(backend):
+    bystander = await asyncio.create_subprocess_exec("sleep", "60", env={"SECRET": "of the host"})
+    await (await backend.acquire(SandboxSpec())).kill()
+    backend._features = mounts.Features(own_proc=False, lock_userns=backend._features.lock_userns)
+    try:
+        async with await backend.acquire(SandboxSpec()) as sandbox:
+            prefix = f"/proc/{bystander.pid}"
+            look = f"cat {prefix}/environ; ls {prefix}/root/; ls {prefix}/cwd/"
+            attack = f"{look}; kill -9 {bystander.pid}; kill -9 -1"
+            result = await sandbox.exec(attack, timeout_s=20)
+            assert result.output.count("denied") == 3 and "SECRET" not in result.output
+            assert (await sandbox.exec("echo x > /proc/sys/kernel/core_pattern", timeout_s=20)).exit_code == 1
+            timed_out = await sandbox.exec("setsid sleep 60 & sleep 60", timeout_s=0.5)
+            assert timed_out.outcome is Outcome.TIMEOUT
+            assert (await sandbox.exec("cat <(echo usable)", timeout_s=20)).output == "usable\n"
+        assert bystander.returncode is None
+    finally:
+        bystander.kill()
+        await bystander.wait()
 
 
 async def test_a_sandbox_whose_process_dies_is_gone_and_never_hangs(backend):

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from agent_srl.data import expert_probe
+from agent_srl.data.expert_thoughts import last_line
 from agent_srl.errors import DataError
 from env_server.schema import Action, Observation, Task
 
@@ -116,8 +117,8 @@ async def gather(task: Task, act: Act) -> Facts:
     try:
         found = json.loads(answer.output)
     except json.JSONDecodeError:
-        last = answer.output.strip().rpartition("\n")[2]
-        raise DataError(f"{task.instance_id}: the expert cannot read this tree ({last})") from None
+        why = last_line(answer.output, 200)
+        raise DataError(f"{task.instance_id}: the expert cannot read this tree ({why})") from None
     edits = [
         Edit(edit["path"], edit["old"], edit["new"], start + 1, place["name"], place["line"])
         for edit, place, (_, start, _, _) in zip(found["edits"], found["places"], raw, strict=True)

@@ -12,8 +12,8 @@ What is decided here:
     inside a thought is never taken for the action.
   - The last command, `echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT ...`, is how those harnesses end: it becomes
     `submit` without arguments, and what it printed, the patch, goes into `Trajectory.patch`.
-  - An observation is what the command printed, without the harness's tags. Where the harness cut the middle
-    out, the cut is marked in one line; where nothing was printed and the command failed, its exit code is.
+  - An observation is what the command printed, without the harness's tags. A cut by the harness and the exit
+    code of a failed command are marked in one line, the latter as our own tools do.
 
 Left out: SWE-agent, OpenHands and XML formats; clipping, which is the renderer's.
 """
@@ -272,8 +272,8 @@ def _observation(answer: str, action: Action) -> str:
     else:
         output = found[1] if found else RETURN_CODE.sub("", answer).strip()
     if TIMED_OUT.match(answer):
-        return f"{output}\n[timed out]".lstrip()
-    code = RETURN_CODE.search(answer)
-    if not output.strip() and code and code[1] != "0":
-        return f"[exit code {code[1]}]"
-    return output
+        return f"{output}\n(the command was killed: it took too long)".lstrip("\n")
+    code = RETURN_CODE.match(answer)
+    if not code or code[1] == "0":
+        return output
+    return f"{output}\n(exit code {code[1]})".lstrip("\n")

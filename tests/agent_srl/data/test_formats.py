@@ -1,0 +1,214 @@
+"""Readers: what the harness rejected is never learnt from, and one broken record never costs a file."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from agent_srl.data.formats import read_trajectories, repo_of, write_trajectories
+from agent_srl.errors import DataError
+from env_server.schema import Action, Step, Trajectory
+
+TASK = (
+    "<pr_description>\nConsider the following PR description:\nIt breaks.\n</pr_description>\n<instructions>"
+)
+SUBMIT = "echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT && git add -A && git diff --cached"
+
+
+def block(thought: str, *commands: str) -> str:
+    return thought + "".join(f"\n\n```bash\n{command}\n```" for command in commands)
+
+
+def output(text: str, code: int = 0) -> str:
+    return f"<returncode>{code}</returncode>\n<output>\n{text}\n</output>"
+
+
+def text_record(*turns: tuple[str, str], **more: object) -> dict[str, object]:
+    messages = [{"role": "system", "content": "S"}, {"role": "user", "content": TASK}]
+    for said, answer in turns:
+        messages += [{"role": "assistant", "content": said}, {"role": "user", "content": answer}]
+    return {"instance_id": "django__django-11099", "resolved": True, "messages": messages} | more
+
+
+def call_record(calls: list[tuple[str, dict[str, object]]], content: str = "why") -> dict[str, object]:
+    tool_calls = [
+        {"id": f"c{i}", "type": "function", "function": {"name": name, "arguments": json.dumps(arguments)}}
+        for i, (name, arguments) in enumerate(calls)
+    ]
+    messages: list[dict[str, object]] = [
+        {"role": "user", "content": TASK},
+        {"role": "assistant", "content": content, "tool_calls": tool_calls},
+    ]
+    for i in range(len(calls)):
+        messages.append({"role": "tool", "tool_call_id": f"c{i}", "content": output(f"out{i}")})
+    return {"instance_id": "psf__requests-1", "messages": messages, "info": {"submission": "diff"}}
+
+
+def write(path: Path, *records: object) -> Path:
+    lines = [record if isinstance(record, str) else json.dumps(record) for record in records]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def read_one(tmp_path: Path, record: object) -> Trajectory:
+    trajectories, rejected = read_trajectories(write(tmp_path / "t.jsonl", record))
+    assert not rejected
+    return trajectories[0]
+
+
+def test_text_turns_become_steps_with_bare_thoughts_and_outputs(tmp_path: Path):
+    record = text_record(
+        (block("THOUGHT: look around", "ls -la"), output("a.py\nb.py")),
+        (block("THOUGHT: done", SUBMIT), "diff --git a/x b/x\n+1\n"),
+        submission="diff --git a/x b/x\n+1\n",
+        model="@google/gemini",
+    )
+    trajectory = read_one(tmp_path, record)
+    assert trajectory.steps == [
+        Step(
+            thought="look around",
+            action=Action(name="bash", arguments={"command": "ls -la"}),
+            observation="a.py\nb.py",
+        ),
+        Step(thought="done", action=Action(name="submit"), observation=""),
+    ]
+    assert trajectory.problem_statement == "It breaks."
+    assert trajectory.repo == "django/django"
+    assert trajectory.patch.startswith("diff --git")
+    assert trajectory.source == "mini-swe-agent-v1/google/gemini"
+    assert trajectory.resolved is True
+
+
+def test_a_rejected_turn_is_history_but_no_target(tmp_path: Path):
+    complaint = (
+        "Please always provide EXACTLY ONE action in triple backticks, found 2 actions.\n\nPlease format"
+    )
+    record = text_record(
+        (block("THOUGHT: an example", "rm -rf example", "ls"), complaint),
+        ("THOUGHT: no block at all", complaint),
+        (block("THOUGHT: now", "ls"), output("a.py")),
+    )
+    steps = read_one(tmp_path, record).steps
+    assert [step.is_target for step in steps] == [False, True]
+    assert steps[0].action.arguments["command"] == "rm -rf example\nls"
+    assert (
+        steps[0].observation
+        == "Please always provide EXACTLY ONE action in triple backticks, found 2 actions."
+    )
+
+
+def test_a_cut_output_says_so_and_a_silent_failure_shows_its_code(tmp_path: Path):
+    cut = (
+        "<returncode>0</returncode>\n<warning>\ntoo long\n</warning><output_head>\nHEAD\n</output_head>\n"
+        "<elided_chars>\n2918 characters elided\n</elided_chars>\n<output_tail>\nTAIL\n</output_tail>"
+    )
+    record = text_record(
+        (block("a", "cat f"), cut), (block("b", "false"), output("", 1)), (block("c", "ls"), output("x"))
+    )
+    observations = [step.observation for step in read_one(tmp_path, record).steps]
+    assert observations == ["HEAD\n[... 2918 characters left out ...]\nTAIL", "(exit code 1)", "x"]
+
+
+def test_output_that_talks_about_output_tags_is_kept_whole(tmp_path: Path):
+    inner = "<output>\nnested\n</output>\nand more"
+    record = text_record((block("a", "cat log"), output(inner)))
+    assert read_one(tmp_path, record).steps[0].observation == inner
+
+
+def test_tool_calls_become_steps_and_keep_their_own_answers(tmp_path: Path):
+    record = call_record(
+        [("bash", {"command": "ls"}), ("bash", {"command": "pwd"}), ("python", {"code": "1"})]
+    )
+    steps = read_one(tmp_path, record).steps
+    assert [(s.action.name, s.observation, s.thought) for s in steps] == [
+        ("bash", "out0", "why"),
+        ("bash", "out1", ""),
+        ("python", "out2", ""),
+    ]
+
+
+def test_broken_records_are_skipped_counted_and_named(tmp_path: Path):
+    good = text_record((block("a", "ls"), output("x")))
+    path = write(
+        tmp_path / "t.jsonl",
+        '{"instance_id": "cut',
+        good,
+        {"steps": []},
+        [1],
+        {"instance_id": "x", "messages": [{"role": "assistant", "content": "no block"}]},
+        {"something": "else"},
+        call_record([("bash", {"wrong": "key"})]),
+    )
+    trajectories, rejected = read_trajectories(path)
+    assert len(trajectories) == 1
+    assert [r.line for r in rejected] == [1, 3, 4, 5, 6, 7]
+    assert all(str(r).startswith(f"{path}:{r.line}: ") and r.reason for r in rejected)
+
+
+@pytest.mark.parametrize("name", ["t.jsonl", "t.jsonl.gz", "deep/folder/t.jsonl"])
+def test_what_is_written_reads_back_the_same(tmp_path: Path, name: str):
+    step = Step(
+        thought="ü\u2028",
+        action=Action(name="bash", arguments={"command": "echo '\n'"}),
+        observation="\x0b☃\r\n",
+    )
+    trajectory = Trajectory(instance_id="a__b-1", repo="a/b", problem_statement="p", steps=[step], source="s")
+    write_trajectories(tmp_path / name, [trajectory, trajectory])
+    assert read_trajectories(tmp_path / name) == ([trajectory, trajectory], [])
+    assert [p.name for p in (tmp_path / name).parent.iterdir() if p.is_file()] == [Path(name).name]
+
+
+def test_a_json_file_holds_a_list_or_one_record(tmp_path: Path):
+    record = text_record((block("a", "ls"), output("x")))
+    for content in ([record, record], record):
+        path = tmp_path / "t.json"
+        path.write_text(json.dumps(content, indent=2))
+        assert len(read_trajectories(path)[0]) == (2 if isinstance(content, list) else 1)
+
+
+def test_unreadable_files_say_what_to_do_in_one_line(tmp_path: Path):
+    (tmp_path / "empty.jsonl").write_text("\n")
+    (tmp_path / "plain.jsonl.gz").write_text("{}")
+    (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(b"{}" * 1000)[:-9])
+    (tmp_path / "none.jsonl").write_text('{"a": 1}\n')
+    (tmp_path / "bad.json").write_text("{")
+    for name in (
+        "missing.jsonl",
+        "empty.jsonl",
+        "plain.jsonl.gz",
+        "cut.jsonl.gz",
+        "none.jsonl",
+        "bad.json",
+        ".",
+    ):
+        with pytest.raises(DataError) as caught:
+            read_trajectories(tmp_path / name)
+        assert str(tmp_path) in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "t.jsonl"
+    path.write_text("old")
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(DataError, match="No space left"):
+        write_trajectories(path, [])
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("t.jsonl", "old")]
+
+
+@pytest.mark.parametrize(
+    ("instance_id", "repo"),
+    [
+        ("django__django-123", "django/django"),
+        ("scikit-learn__scikit-learn-13135", "scikit-learn/scikit-learn"),
+        ("psf__requests.abc123", "psf/requests"),
+        ("plain", "plain"),
+    ],
+)
+def test_the_repository_is_read_off_the_instance(instance_id: str, repo: str):
+    assert repo_of(instance_id) == repo

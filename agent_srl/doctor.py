@@ -61,9 +61,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
     facts = machine_facts()
     jobs = possible_jobs(facts)
     if as_json:
-        typer.echo(
-            json.dumps({"facts": [asdict(f) for f in facts], "jobs": [asdict(j) for j in jobs]}, indent=2)
-        )
+        typer.echo(json.dumps({"facts": [asdict(f) for f in facts], "jobs": [asdict(j) for j in jobs]}, indent=2))
     else:
         _print(facts, jobs)
     if not any(job.ok for job in jobs):
@@ -114,9 +112,7 @@ def possible_jobs(facts: list[Fact]) -> list[Job]:
         _job("train on given trajectories", train, INSTALL_TRAIN),
         _job("sandboxed tasks", "; ".join(filter(None, (no_box, no_grading))), sandboxed_fix),
         _job("docker sandboxes", lacks("docker", *GRADING_NEEDS), f"apt install docker.io && {INSTALL_ENV}"),
-        _job(
-            "math", lacks(*TRAIN_NEEDS, "default model", "math_verify"), f"{INSTALL_TRAIN} && {INSTALL_ENV}"
-        ),
+        _job("math", lacks(*TRAIN_NEEDS, "default model", "math_verify"), f"{INSTALL_TRAIN} && {INSTALL_ENV}"),
         _job("generate with vLLM", lacks("vllm", "cuda"), INSTALL_VLLM),
     ]
 

@@ -1,4 +1,5 @@
-"""The shapes that flow through the trainer. Dimension letters in names: B groups, G samples of a group, T tokens, P prompt."""
+"""The shapes that flow through the trainer. Dimension letters in names: B groups, G samples of a group, T tokens, P
+prompt."""
 
 from __future__ import annotations
 

@@ -30,9 +30,7 @@ def trajectories() -> None:
 
 @app.command()
 def record(
-    tasks: Annotated[
-        Path, typer.Option(help="Tasks with gold patches: a JSONL file of `agent-srl tasks make`.")
-    ],
+    tasks: Annotated[Path, typer.Option(help="Tasks with gold patches: a JSONL file of `agent-srl tasks make`.")],
     out: Annotated[Path, typer.Option(help="Where to write the trajectories: .jsonl or .jsonl.gz.")],
     seed: Annotated[int, typer.Option(help="Routes and words vary with it.")] = 0,
     per_task: Annotated[int, typer.Option(help="Runs of each task, with seeds counting up.", min=1)] = 1,
@@ -58,9 +56,7 @@ def record(
     for run in dropped:
         console.say(f"not kept: {run}")
     if not found:
-        raise DataError(
-            f"no run of {tasks} ended resolved; check the tasks with `agent-srl tasks validate {tasks}`"
-        )
+        raise DataError(f"no run of {tasks} ended resolved; check the tasks with `agent-srl tasks validate {tasks}`")
     write_trajectories(out, found)
     summarise(found, len(dropped), out, console)
 

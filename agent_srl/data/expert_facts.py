@@ -148,9 +148,7 @@ def python(snippet: str) -> Action:
     """Run a snippet the way an engineer types it: `python -c` if it is short, else a here-document."""
     if len(snippet) <= 160 and snippet.count("\n") <= 2:
         line = snippet.replace("\n", "; ")
-        simple = "\n" not in snippet or not re.search(
-            r"^(?:\s|for |if |with |try|def |class )", snippet, re.MULTILINE
-        )
+        simple = "\n" not in snippet or not re.search(r"^(?:\s|for |if |with |try|def |class )", snippet, re.MULTILINE)
         if simple and not re.search(r'["$`\\!]', line):
             return Action(name="bash", arguments={"command": f'python -c "{line}"'})
         if simple and "'" not in line:

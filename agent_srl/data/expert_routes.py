@@ -94,9 +94,7 @@ class Run:
                 continue
             if re.search(rf"\b{re.escape(stop.name)}\b", self._shown):
                 in_trace = f", in {stop.name}\n" in self._shown
-                follow = (
-                    "follow_trace" if in_trace else "follow" if stop.name in self._last else "follow_blind"
-                )
+                follow = "follow_trace" if in_trace else "follow" if stop.name in self._last else "follow_blind"
                 await self._search(stop, follow if previous else after, previous)
             else:
                 await self._scan(stop, previous)
@@ -111,9 +109,7 @@ class Run:
         action = python(snippet)
         if "\n" in str(action.arguments["command"]) and self._rng.random() < 0.7:
             self._script = self._rng.choice(("reproduce.py", "repro.py", "reproduce_issue.py"))
-            await self._editor(
-                self._say("script"), "create", f"{WORKDIR}/{self._script}", file_text=snippet + "\n"
-            )
+            await self._editor(self._say("script"), "create", f"{WORKDIR}/{self._script}", file_text=snippet + "\n")
             await self._bash(self._say("run_script"), f"python {self._script}")
         else:
             await self._step(self._say(kind, suspect=self.facts.goal.name or self.facts.named), action)
@@ -164,9 +160,7 @@ class Run:
         thought = self._say(kind, named=shown, previous=previous, value=last_line(self._last))
         await self._bash(thought, self._search_command(pattern, stop.path))
         hits = [(path or stop.path, int(line)) for path, line, _ in HIT.findall(self._last)]
-        line = next(
-            (line for path, line in hits if path == stop.path and (by_class or line == stop.line)), stop.line
-        )
+        line = next((line for path, line in hits if path == stop.path and (by_class or line == stop.line)), stop.line)
         if by_class and not line <= stop.line <= line + self._habits.span:
             await self._bash(self._say("outline", file=stop.path), f'grep -n "def " {stop.path}')
             line, hits = stop.line, []
@@ -215,9 +209,7 @@ class Run:
     async def _read_on(self, edit: Edit, line: int) -> None:
         kind = "read_on" if self._is_seen(edit.path, edit.function_line) else "read_below"
         named = edit.function or self.facts.named
-        thought = self._say(
-            kind, named=named if kind == "read_on" else self.facts.named, file=edit.path, line=line
-        )
+        thought = self._say(kind, named=named if kind == "read_on" else self.facts.named, file=edit.path, line=line)
         await self._read(thought, edit.path, line, line + self._habits.span)
 
     async def _jump(self, edit: Edit, last: int, kind: str) -> None:
@@ -232,16 +224,10 @@ class Run:
 
     async def _edit(self, edit: Edit, index: int) -> None:
         change, reason = describe_change(edit.old, edit.new)
-        just_ran = (
-            self._reproduced
-            and self.steps[-1].action.name == "bash"
-            and "python" in str(self.steps[-1].action)
-        )
+        just_ran = self._reproduced and self.steps[-1].action.name == "bash" and "python" in str(self.steps[-1].action)
         kind = "edit_next" if index else "edit_after_run" if just_ran else "edit"
         function = edit.function or edit.path
-        thought = self._say(
-            kind, function=function, change=change, reason=reason, value=last_line(self._last)
-        )
+        thought = self._say(kind, function=function, change=change, reason=reason, value=last_line(self._last))
         await self._step(thought, replace(edit))
 
     async def _verify(self) -> None:
@@ -249,9 +235,7 @@ class Run:
         fixed = bool(self.facts.snippet)
         if fixed and (self._reproduced or self._rng.random() < 0.8):
             command = f"python {self._script}" if self._script else ""
-            action = (
-                Action(name="bash", arguments={"command": command}) if command else python(self.facts.snippet)
-            )
+            action = Action(name="bash", arguments={"command": command}) if command else python(self.facts.snippet)
             await self._step(self._say("rerun"), action)
         else:
             fixed = False
@@ -270,9 +254,7 @@ class Run:
 
     async def _tests(self, kind: str) -> None:
         file = self.facts.test_file
-        await self._bash(
-            self._say(kind, file=file, value=last_line(self._last)), self._habits.tests.format(file)
-        )
+        await self._bash(self._say(kind, file=file, value=last_line(self._last)), self._habits.tests.format(file))
 
     def _is_seen(self, path: str, line: int) -> bool:
         return any(first <= line <= last for first, last in self._seen.get(path, []))

@@ -235,9 +235,7 @@ def _single_line(old: str, new: str) -> tuple[str, str] | None:
 def _reason(before: str, after: str) -> str:
     """Why the difference matters, by the kind of tokens that differ."""
     a, b = _tokens(before), _tokens(after)
-    changed = {t.strip() for t in a if a.count(t) != b.count(t)} | {
-        t.strip() for t in b if a.count(t) != b.count(t)
-    }
+    changed = {t.strip() for t in a if a.count(t) != b.count(t)} | {t.strip() for t in b if a.count(t) != b.count(t)}
     changed.discard("")
     for tokens, reason in (
         ({"<", "<=", ">", ">="}, "so the boundary is on the wrong side"),
@@ -264,8 +262,6 @@ def _short(text: str, limit: int = 60) -> str:
 
 def last_line(output: str, limit: int = 50) -> str:
     """The last line that was printed, short enough to quote; notes in brackets are left out."""
-    lines = [
-        line.strip() for line in output.split("\n") if line.strip() and not line.startswith("(exit code")
-    ]
+    lines = [line.strip() for line in output.split("\n") if line.strip() and not line.startswith("(exit code")]
     text = re.sub(r" in \d+\.\d+s$", "", lines[-1].strip("= ")) if lines else "no output"
     return text if len(text) <= limit else text[: limit - 4].rstrip() + " ..."

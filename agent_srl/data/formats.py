@@ -218,9 +218,7 @@ def _text_steps(messages: list[dict[str, Any]]) -> Iterator[Step]:
         if not blocks:
             continue
         rejected = len(blocks) != 1 or answer.startswith(REJECTION)
-        action = (
-            Action(name="bash", arguments={"command": "\n".join(blocks)}) if rejected else _action(blocks[0])
-        )
+        action = Action(name="bash", arguments={"command": "\n".join(blocks)}) if rejected else _action(blocks[0])
         yield Step(
             thought=_thought(text),
             action=action,

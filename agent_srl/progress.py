@@ -1,0 +1,79 @@
+"""What a person sees while work goes on: plain lines, and one progress bar at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+
+from rich.console import Console as RichConsole
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+
+class Console:
+    """Prints to standard error, so that results on standard output can be piped."""
+
+    def __init__(self) -> None:
+        plain = not sys.stderr.isatty()
+        self.rich = RichConsole(stderr=True, highlight=False, width=130 if plain else None, soft_wrap=plain)
+
+    def say(self, text: str) -> None:
+        self.rich.print(text, markup=False)
+
+    @contextlib.contextmanager
+    def progress(self, title: str, total: int) -> Iterator[Callable[..., None]]:
+        """A bar; the yielded function moves it by one (or by its argument)."""
+        with self._bar() as bar:
+            task = bar.add_task(title, total=total, note="")
+            yield lambda n=1: bar.advance(task, n)
+        self.say(f"{title}: done")
+
+    @contextlib.contextmanager
+    def live(self, title: str, total: int) -> Iterator[Callable[[int, str], None]]:
+        """A bar with a live line; the yielded function takes the step and the text. Without a terminal each step is
+        a line."""
+        with self._bar() as bar:
+            task = bar.add_task(title, total=total, note="")
+
+            def show(step: int, note: str) -> None:
+                bar.update(task, completed=step, note=note)
+                if not self.rich.is_terminal:
+                    self.say(f"{title} {step}/{total}  {note}")
+
+            yield show
+
+    @contextlib.contextmanager
+    def stages(self) -> Iterator[Callable[[str, int, int], None]]:
+        """One bar per named stage; the yielded function takes the stage's name, what is done and what there is."""
+        tasks: dict[str, TaskID] = {}
+        with self._bar() as bar:
+
+            def show(stage: str, done: int, total: int) -> None:
+                if stage not in tasks:
+                    tasks[stage] = bar.add_task(stage, total=total, note="")
+                bar.update(tasks[stage], completed=done, total=total)
+                if not self.rich.is_terminal and done == total:
+                    self.say(f"{stage}: {done} of {total}")
+
+            yield show
+
+    def _bar(self) -> Progress:
+        return Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=self.rich,
+            transient=not self.rich.is_terminal,
+            disable=not self.rich.is_terminal,
+        )

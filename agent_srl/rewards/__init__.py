@@ -1,0 +1,1 @@
+"""Parse a reply, then score its action."""

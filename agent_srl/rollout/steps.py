@@ -1,0 +1,54 @@
+"""Single steps: sample G actions at an expert's state, parse and score them. No sandbox is needed."""
+
+from __future__ import annotations
+
+import asyncio
+
+from agent_srl.data.actions import ActionFormat
+from agent_srl.data.render import Renderer
+from agent_srl.errors import EngineError, TrainingError
+from agent_srl.rewards.parse import parse_reply
+from agent_srl.rewards.similarity import INVALID_REWARD, similarity
+from agent_srl.rollout.engine import Engine, Sampling
+from agent_srl.types import Completion, Group, Sample, StepExample
+
+_MAX_FAILURES = 3
+
+
+class StepSampler:
+    """Turns step examples into scored groups."""
+
+    def __init__(self, engine: Engine, renderer: Renderer, fmt: ActionFormat, *, min_thought_words: int = 1) -> None:
+        self.engine, self.renderer, self.fmt = engine, renderer, fmt
+        self.min_thought_words = min_thought_words
+        self._failures = 0
+
+    async def groups(self, examples: list[StepExample], n: int, sampling: Sampling) -> list[Group]:
+        """One group per example, in order; each example has its own seed, derived from `sampling.seed` and its
+        place."""
+        return list(await asyncio.gather(*(self._group(e, n, _nth(sampling, i)) for i, e in enumerate(examples))))
+
+    def score(self, completion: Completion, example: StepExample) -> Sample:
+        """-1 unless the whole reply is a thought and one action, ended by the end token; else similarity in [0, 1]."""
+        text = self.renderer.decode(completion.tokens_T)
+        parsed = parse_reply(text, self.fmt, min_thought_words=self.min_thought_words) if completion.finished else None
+        if parsed is None:
+            return Sample(completion, text, "", None, INVALID_REWARD)
+        thought, action = parsed
+        return Sample(completion, text, thought, action, similarity(action, example.expert))
+
+    async def _group(self, example: StepExample, n: int, sampling: Sampling) -> Group:
+        try:
+            completions = await self.engine.generate(example.prompt_P, n, sampling)
+        except EngineError as error:
+            self._failures += 1
+            if self._failures >= _MAX_FAILURES:
+                raise TrainingError(f"generation failed {self._failures} times in a row; last: {error}") from error
+            nothing = Sample(Completion((), (), False), "", "", None, None)
+            return Group(example, (nothing,) * n)
+        self._failures = 0
+        return Group(example, tuple(self.score(c, example) for c in completions))
+
+
+def _nth(sampling: Sampling, i: int) -> Sampling:
+    return Sampling(sampling.temperature, sampling.max_new_tokens, (sampling.seed * 1_000_003 + i) % 2**63)

@@ -1,0 +1,107 @@
+"""A run's folder: what is saved with it so that its numbers can be repeated, and whether it may be gone on with."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from agent_srl.config import Config, dump_config
+from agent_srl.errors import ConfigError
+
+_PACKAGES = (
+    "agent-srl",
+    "torch",
+    "transformers",
+    "trl",
+    "accelerate",
+    "swebench",
+    "cydifflib",
+    "math-verify",
+)
+_MAY_CHANGE = ("eval", "train.max_steps", "train.checkpoint_every")
+
+
+def default_out(config: Config) -> Path:
+    """`runs/<time>-<task>-<method>`."""
+    return Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{config.task}-{config.method}"
+
+
+def open_run(out: Path, config: Config) -> None:
+    """Make the folder, or go on with the run in it.
+
+    Raises:
+        ConfigError: `out` holds a run with another config, or something that is no run.
+    """
+    saved = out / "config.yaml"
+    if saved.exists():
+        _same(out, yaml.safe_load(saved.read_text(encoding="utf-8")), config.model_dump(mode="json"))
+    elif out.is_dir() and any(out.iterdir()):
+        raise ConfigError(f"{out} is not empty and holds no run: give another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(saved, dump_config(config))
+    write_text(out / "environment.json", json.dumps(_environment(config), indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Whole or absent."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(path.name + ".tmp")
+    aside.write_text(text, encoding="utf-8")
+    aside.replace(path)
+
+
+def _same(out: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    old, new = _flat(before), _flat(now)
+    for key in sorted(old.keys() | new.keys()):
+        changed = old.get(key) != new.get(key)
+        if changed and not any(key == free or key.startswith(free + ".") for free in _MAY_CHANGE):
+            raise ConfigError(
+                f"{out} holds a run with {key}={old.get(key)!r}, not {new.get(key)!r}: give another --out to start anew"
+            )
+
+
+def _flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _environment(config: Config) -> dict[str, Any]:
+    return {
+        "git_revision": _git("rev-parse", "HEAD"),
+        "git_dirty": bool(_git("status", "--porcelain")),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "seed": config.seed,
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _git(*args: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", *args], cwd=Path(__file__).parent, capture_output=True, text=True, check=True, timeout=10
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

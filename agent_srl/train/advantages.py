@@ -1,0 +1,34 @@
+"""Advantages of a group, and which groups carry a signal. Pure functions; a masked sample (reward None) counts
+nowhere."""
+
+from __future__ import annotations
+
+import math
+
+from agent_srl.types import Group
+
+
+def population_std(rewards: list[float]) -> float:
+    """Standard deviation with divisor G, as the filter of arXiv 2510.25992, section 4.2 has it; 0 for no rewards."""
+    if not rewards:
+        return 0.0
+    mean = sum(rewards) / len(rewards)
+    return math.sqrt(sum((r - mean) ** 2 for r in rewards) / len(rewards))
+
+
+def scored(group: Group) -> list[float]:
+    """Rewards of the samples that were scored."""
+    return [s.reward for s in group.samples if s.reward is not None]
+
+
+def has_signal(group: Group, min_std: float) -> bool:
+    """Whether the group's rewards differ enough to learn from. The format penalty counts as a reward."""
+    return population_std(scored(group)) > min_std
+
+
+def advantages(group: Group) -> list[float | None]:
+    """(r - mean) / std per sample (section 4.2, equation 1); None where masked. All zero where nothing differs."""
+    rewards = scored(group)
+    std = population_std(rewards)
+    mean = sum(rewards) / len(rewards) if rewards else 0.0
+    return [None if s.reward is None else (s.reward - mean) / std if std > 0 else 0.0 for s in group.samples]

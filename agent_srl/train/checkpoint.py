@@ -1,0 +1,62 @@
+"""Checkpoints that are whole or absent: written aside, flushed, then renamed. The newest one is kept.
+
+Randomness needs no saving: every seed is derived from the run's seed and the step.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from agent_srl.errors import TrainingError
+
+
+def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> None:
+    """Write `folder/step-NNNNNN.pt`, then remove older ones. Raises OSError with nothing lost."""
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / f"step-{step:06d}.pt"
+    aside = target.with_suffix(".tmp")
+    try:
+        with aside.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(target)
+    except (OSError, RuntimeError) as error:
+        aside.unlink(missing_ok=True)
+        # torch reports a full disk as a RuntimeError of its zip writer.
+        raise TrainingError(
+            f"cannot write the checkpoint {target}: {error}; free disk space and start again"
+        ) from error
+    for old in folder.glob("step-*.pt"):
+        if old != target:
+            old.unlink()
+
+
+def load_checkpoint(folder: Path) -> dict[str, Any] | None:
+    """The newest checkpoint, or None. Leftovers of a killed write are removed."""
+    for leftover in folder.glob("*.tmp"):
+        leftover.unlink()
+    found = sorted(folder.glob("step-*.pt"))
+    if not found:
+        return None
+    state: dict[str, Any] = torch.load(found[-1], map_location="cpu", weights_only=True)
+    return state
+
+
+def save_model(model: Any, tokenizer: Any, folder: Path, beside: dict[str, str]) -> None:
+    """A folder that transformers and vLLM load, with the files `beside` (name -> text). Whole or absent. Raises
+    OSError."""
+    aside = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    model.save_pretrained(aside)
+    tokenizer.save_pretrained(aside)
+    for name, text in beside.items():
+        (aside / name).write_text(text, encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    aside.rename(folder)

@@ -1,0 +1,53 @@
+"""AdamW on float32 masters. An update of 3e-5 is below the bfloat16 grid of a typical weight and would vanish in it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+
+class MasterAdamW:
+    """Collects gradients in float32, updates float32 masters and copies them into the model.
+
+    The masters of a float32 model are its own parameters.
+    """
+
+    def __init__(self, model: Any, *, lr: float, betas: tuple[float, float], weight_decay: float) -> None:
+        self._params = [p for p in model.parameters() if p.requires_grad]
+        self._masters = [p if p.dtype == torch.float32 else p.detach().float().clone() for p in self._params]
+        self._adamw = torch.optim.AdamW(self._masters, lr=lr, betas=betas, weight_decay=weight_decay)
+
+    def collect(self) -> None:
+        """Add the model's gradients to the masters' and clear them; call it after every backward pass."""
+        for param, master in zip(self._params, self._masters, strict=True):
+            if param is not master and param.grad is not None:
+                grad = param.grad.float()
+                master.grad = grad if master.grad is None else master.grad.add_(grad)
+                param.grad = None
+
+    def step(self, lr: float, max_grad_norm: float) -> float:
+        """Clip, update, copy into the model. Returns the gradient norm before clipping."""
+        norm = float(torch.nn.utils.clip_grad_norm_(self._masters, max_grad_norm))
+        for group in self._adamw.param_groups:
+            group["lr"] = lr
+        self._adamw.step()
+        self._adamw.zero_grad()
+        self._copy_to_model()
+        return norm
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"masters": [m.detach() for m in self._masters], "adamw": self._adamw.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        with torch.no_grad():
+            for master, saved in zip(self._masters, state["masters"], strict=True):
+                master.copy_(saved)
+        self._adamw.load_state_dict(state["adamw"])
+        self._copy_to_model()
+
+    @torch.no_grad()
+    def _copy_to_model(self) -> None:
+        for param, master in zip(self._params, self._masters, strict=True):
+            if param is not master:
+                param.copy_(master)

@@ -1,0 +1,102 @@
+"""Supervised fine-tuning on the same steps: the warm-up before SRL, and the control that it is compared with.
+
+Loss on every assistant turn of a row that may be learnt from, observations masked. Resumes from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from agent_srl.config import WarmupConfig
+from agent_srl.data.steps import IGNORE
+from agent_srl.train.checkpoint import load_checkpoint, save_checkpoint
+from agent_srl.train.loss import cross_entropy_sum
+from agent_srl.train.optimizer import MasterAdamW
+from agent_srl.types import StepExample
+
+_BETAS = (0.9, 0.99)
+_MAX_GRAD_NORM = 1.0
+_CHECKPOINT_EVERY = 15
+
+
+def fine_tune(
+    model: Any,
+    examples: list[StepExample],
+    config: WarmupConfig,
+    *,
+    seed: int,
+    folder: Path,
+    cpu_seconds: float | None = None,
+    on_step: Callable[[int, float], None] | None = None,
+) -> int:
+    """Train for `config.steps` updates with linear decay, or at a constant rate until `cpu_seconds` are used.
+
+    Returns the updates made. `folder` holds the checkpoints; `on_step` gets the step and the mean token loss.
+    """
+    optimizer = MasterAdamW(model, lr=config.lr, betas=_BETAS, weight_decay=0.0)
+    saved = load_checkpoint(folder)
+    if saved:
+        optimizer.load_state_dict(saved["optimizer"])
+    step, used = (saved["step"], saved["used"]) if saved else (0, 0.0)
+    model.train()
+    while used < cpu_seconds if cpu_seconds is not None else step < config.steps:
+        started = time.process_time()
+        loss = _update(model, optimizer, _rows(examples, config.rows, step, seed), _lr(config, step, cpu_seconds))
+        step, used = step + 1, used + time.process_time() - started
+        if on_step:
+            on_step(step, loss)
+        if step % _CHECKPOINT_EVERY == 0:
+            save_checkpoint(folder, step, {"optimizer": optimizer.state_dict(), "step": step, "used": used})
+    return step
+
+
+def _update(model: Any, optimizer: MasterAdamW, rows: list[StepExample], lr: float) -> float:
+    count = sum(_learnt(row) for row in rows)
+    total = 0.0
+    for row in rows:
+        loss = _row_loss(model, row) / count
+        loss.backward()
+        optimizer.collect()
+        total += float(loss.detach())
+    optimizer.step(lr, _MAX_GRAD_NORM)
+    return total
+
+
+def _row_loss(model: Any, row: StepExample) -> torch.Tensor:
+    ids = torch.tensor(row.prompt_P + row.target_T)
+    labels = torch.tensor(row.labels_P + row.target_T)[1:]
+    hidden = model.base_model(input_ids=ids[None, :-1].to(model.device), use_cache=False).last_hidden_state[0]
+    learnt = labels != IGNORE
+    logits = model.get_output_embeddings()(hidden[learnt.to(model.device)])
+    return cross_entropy_sum(logits, labels[learnt].to(model.device))
+
+
+def _learnt(row: StepExample) -> int:
+    return sum(label != IGNORE for label in row.labels_P[1:]) + len(row.target_T)
+
+
+def _rows(examples: list[StepExample], rows: int, step: int, seed: int) -> list[StepExample]:
+    return [examples[i] for i in order(len(examples), seed, step * rows, rows)]
+
+
+def order(n: int, seed: int, start: int, count: int) -> list[int]:
+    """Places `start` to `start + count` of an endless series of shuffles of range(n), one per epoch."""
+    picked: list[int] = []
+    for place in range(start, start + count):
+        epoch, i = divmod(place, n)
+        if i == 0 or not picked:
+            shuffled = random.Random(f"{seed}/{epoch}").sample(range(n), n)
+        picked.append(shuffled[i])
+    return picked
+
+
+def _lr(config: WarmupConfig, step: int, cpu_seconds: float | None) -> float:
+    ramp = min(1.0, (step + 1) / max(1, config.lr_warmup_steps))
+    decay = 1.0 if cpu_seconds is not None else max(0.0, 1 - step / config.steps)
+    return config.lr * ramp * decay

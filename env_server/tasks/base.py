@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -35,10 +36,11 @@ class Attempt(Protocol):
 
 
 def load_tasks(path: Path) -> list[Task]:
-    """The rows of a JSONL file, one task per line, with distinct `instance_id`s.
+    """The tasks of a file: one JSON object per line, or one JSON list; plain SWE-bench rows are fine.
 
     Raises:
-        TaskError: the file is missing, unreadable or empty, or a row is broken (named by its line).
+        TaskError: the file is missing, unreadable or empty, a row is broken (named by its line, or its place in
+            the list), or two rows share an `instance_id`.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -48,22 +50,36 @@ def load_tasks(path: Path) -> list[Task]:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise TaskError(f"cannot read {path}: {reason}; give a JSONL file of tasks") from None
     tasks: dict[str, Task] = {}
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            task = _row(line, f"{path}:{number}")
-            if task.instance_id in tasks:
-                raise TaskError(f"{path}:{number}: a second task is called {task.instance_id}; remove one")
-            tasks[task.instance_id] = task
+    for where, row in _rows(text, path):
+        task = _task(row, where)
+        if task.instance_id in tasks:
+            raise TaskError(f"{where}: a second task is called {task.instance_id}; remove one")
+        tasks[task.instance_id] = task
     if not tasks:
         raise TaskError(f"{path} holds no task; make some with `agent-srl tasks make --out DIR`")
     return list(tasks.values())
 
 
-def _row(line: str, where: str) -> Task:
+def _rows(text: str, path: Path) -> Iterator[tuple[str, Any]]:
+    if text.lstrip().startswith("["):
+        rows = _parsed(text, str(path))
+        yield from ((f"{path}, row {number}", row) for number, row in enumerate(rows, start=1))
+        return
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            yield f"{path}:{number}", _parsed(line, f"{path}:{number}")
+
+
+def _parsed(text: str, where: str) -> Any:
     try:
-        return Task.model_validate(json.loads(line))
-    except json.JSONDecodeError as error:
-        raise TaskError(f"{where}: not JSON ({error.msg}); mend or remove the line") from None
+        return json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise TaskError(f"{where}: not JSON ({error}); mend or remove the line") from None
+
+
+def _task(row: Any, where: str) -> Task:
+    try:
+        return Task.model_validate(row)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"])) or "the row"

@@ -229,7 +229,9 @@ def test_a_server_that_cannot_start_says_why(tmp_path, math_task, swe_task):
         (b'\n{"instance_id": "a"}', "jsonl:2: problem_statement: Field required"),
         (b'{"instance_id": "a", "problem_statement": "p"}\n' * 2, "jsonl:2: a second task"),
         (b'{"instance_id": "a", "problem_statement": "p", "FAIL_TO_PASS": "[x"}', "jsonl:1: "),
-        (b"[1]", "jsonl:1: "),
+        (b"7", "jsonl:1: the row: "),
+        (b"[" * 100_000, "not JSON"),
+        (b'[{"instance_id": "a", "problem_statement": "p"}, {}]', "row 2: instance_id: Field required"),
     ],
 )
 def test_a_broken_task_file_is_named_by_its_line(tmp_path, content, said):

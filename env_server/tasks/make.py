@@ -1,0 +1,209 @@
+"""Make tasks from packages: plant bugs, keep those that one to ten of the package's own tests notice, write rows.
+
+The same packages, seed and difficulty give the same tasks, unless a run is lost to a time limit.
+Left out: judging the rows again (`validate`), and packages whose tests need the network or compiled code.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from env_server.errors import TaskError
+from env_server.schema import Task
+from env_server.tasks.choose import LEVELS
+from env_server.tasks.environments import build
+from env_server.tasks.factory import Factory
+from env_server.tasks.sources import fetch
+from env_server.tasks.suite import labs, log_parser, measure
+from sandboxes.base import Backend
+
+MAX_SUITE_S = 20.0
+MIN_TESTS = 5
+Progress = Callable[[int, int, str], None]
+"""Called with tasks made, tasks wanted, and what just happened."""
+
+
+@dataclass
+class PackageReport:
+    """What came of one package."""
+
+    made: int = 0
+    tried: int = 0
+    """Variants of the tree that were run."""
+    kinds: dict[str, int] = field(default_factory=dict)
+    difficulty: dict[str, int] = field(default_factory=dict)
+    reason: str = ""
+    """Why it gave fewer tasks than its share; empty if it did not."""
+
+
+class Writer:
+    """Collects tasks and appends each to the file at once, so that an interruption loses none."""
+
+    def __init__(self, out: Path, total: int, on_progress: Progress | None) -> None:
+        self.tasks: list[Task] = []
+        self.total = total
+        self._on_progress = on_progress or (lambda made, total, what: None)
+        self._out = out
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            if (out / "tasks.jsonl").exists():
+                (out / "tasks.jsonl").replace(out / "tasks.previous.jsonl")
+            self._handle = (out / "tasks.jsonl").open("w")
+        except OSError as error:
+            raise TaskError(f"cannot write to {out}: {error.strerror}; choose another folder with --out") from error
+
+    def add(self, task: Task) -> None:
+        """Keep one task."""
+        self.tasks.append(task)
+        self._handle.write(task.model_dump_json(exclude_defaults=True) + "\n")
+        self._handle.flush()
+        self.say(f"{task.repo}: {task.instance_id}")
+
+    def say(self, what: str) -> None:
+        """Report progress."""
+        self._on_progress(len(self.tasks), self.total, what)
+
+    def close(self, report: dict[str, PackageReport], settings: dict[str, Any]) -> None:
+        """Write report.json beside the tasks."""
+        self._handle.close()
+        row = {**settings, "made": len(self.tasks), "packages": {k: vars(v) for k, v in report.items()}}
+        (self._out / "report.json").write_text(json.dumps(row, indent=1) + "\n")
+
+
+async def make_tasks(
+    packages: Sequence[str],
+    count: int,
+    out: Path,
+    *,
+    seed: int,
+    difficulty: str,
+    workers: int,
+    backend: Backend,
+    on_progress: Progress | None = None,
+) -> list[Task]:
+    """Make `count` tasks, spread evenly over the packages; what one cannot give the others make up for.
+
+    Args:
+        packages: `NAME` or `NAME==VERSION`, of source distributions on the package index.
+        count: tasks wanted. Fewer are returned where the packages do not have them; report.json says why.
+        out: folder for tasks.jsonl and report.json; an earlier tasks.jsonl becomes tasks.previous.jsonl.
+        difficulty: `easy`, `medium`, `hard` or `mixed`.
+        workers: sandboxes at work at the same time.
+
+    Raises:
+        TaskError: bad arguments, or `out` cannot be written.
+        SandboxError: no sandbox can be made.
+    """
+    if difficulty not in LEVELS:
+        raise TaskError(f"unknown difficulty {difficulty!r}: choose {', '.join(LEVELS)}")
+    if not packages or count < 1 or workers < 1:
+        raise TaskError("tasks need at least one package, a count of 1 or more, and 1 or more workers")
+    names = list(dict.fromkeys(packages))
+    writer = Writer(out, count, on_progress)
+    reports = {name: PackageReport() for name in names}
+    maker = _Maker(names, count, writer, reports, seed, difficulty, workers, backend)
+    warm = asyncio.create_task(asyncio.to_thread(log_parser, "parse_log_pytest"))
+    try:
+        await maker.run()
+    finally:
+        await warm
+        writer.close(reports, {"seed": seed, "difficulty": difficulty, "wanted": count})
+    return writer.tasks
+
+
+class _Maker:
+    """One call of `make_tasks`."""
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        count: int,
+        writer: Writer,
+        reports: dict[str, PackageReport],
+        seed: int,
+        difficulty: str,
+        workers: int,
+        backend: Backend,
+    ) -> None:
+        self._names = names
+        self._writer = writer
+        self._reports = reports
+        self._seed = seed
+        self._difficulty = difficulty
+        self._workers = workers
+        self._backend = backend
+        self._gate = asyncio.Semaphore(workers)
+        self._count = count
+        self._factories: dict[str, Factory] = {}
+
+    async def run(self) -> None:
+        """Rounds: each package its share, then what some could not give is shared among the others."""
+        live = list(self._names)
+        while live and (missing := self._count - len(self._writer.tasks)) > 0:
+            base, extra = divmod(missing, len(live))
+            shares = {name: base + (i < extra) for i, name in enumerate(live)}
+            await self._round({name: share for name, share in shares.items() if share})
+            live = [name for name in live if not self._reports[name].reason]
+
+    async def _round(self, shares: dict[str, int]) -> None:
+        """As many packages side by side as there are workers; what is spare goes to parallel runs of one package."""
+        side_by_side = asyncio.Semaphore(self._workers)
+        width = max(1, self._workers // len(shares))
+
+        async def one(name: str, share: int) -> None:
+            async with side_by_side:
+                try:
+                    await self._fill(name, share, width)
+                except TaskError as error:
+                    self._reports[name].reason = str(error)
+                    self._writer.say(f"skipped {error}")
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for name, share in shares.items():
+                    group.create_task(one(name, share))
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from None  # one is enough for a person to act on
+
+    async def _fill(self, name: str, share: int, width: int) -> None:
+        report = self._reports[name]
+        factory = self._factories.get(name) or await self._open(name)
+        self._factories[name] = factory
+        made = 0
+        async with (
+            labs(width, factory.source.tree, factory.environment, self._backend) as opened,
+            contextlib.aclosing(factory.tasks(opened, share)) as stream,
+        ):
+            async for task in stream:
+                self._keep(task, report)
+                made += 1
+        report.tried = factory.tried
+        if made < share:
+            report.reason = f"{name}: only {report.made} of {report.tried} planted bugs make a task"
+            self._writer.say(report.reason)
+
+    async def _open(self, name: str) -> Factory:
+        self._writer.say(f"{name}: fetching and installing")
+        async with self._gate:
+            source = await asyncio.to_thread(fetch, name)
+            environment = await asyncio.to_thread(build, source)
+        self._writer.say(f"{name}: running its tests")
+        async with labs(1, source.tree, environment, self._backend) as (lab,), self._gate:
+            suite = await measure(name, lab, max_duration_s=MAX_SUITE_S, min_tests=MIN_TESTS)
+        return await asyncio.to_thread(Factory, source, environment, suite, self._gate, self._seed, self._difficulty)
+
+    def _keep(self, task: Task, report: PackageReport) -> None:
+        self._writer.add(task)
+        report.made += 1
+        assert task.difficulty is not None
+        kinds = Counter(report.kinds) + Counter(task.difficulty.kinds)
+        report.kinds = dict(kinds.most_common())
+        edits = f"{task.difficulty.edits} edit{'s' if task.difficulty.edits > 1 else ''}"
+        report.difficulty[edits] = report.difficulty.get(edits, 0) + 1

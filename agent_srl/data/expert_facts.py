@@ -46,6 +46,8 @@ class Edit:
     function: str
     """Innermost definition around it, or empty."""
     function_line: int
+    word: str
+    """A name in it that a search finds with few other hits, or empty."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ async def gather(task: Task, act: Act) -> Facts:
         why = last_line(answer.output, 200)
         raise DataError(f"{task.instance_id}: the expert cannot read this tree ({why})") from None
     edits = [
-        Edit(edit["path"], edit["old"], edit["new"], start + 1, place["name"], place["line"])
+        Edit(edit["path"], edit["old"], edit["new"], start + 1, place["name"], place["line"], edit["word"])
         for edit, place, (_, start, _, _) in zip(found["edits"], found["places"], raw, strict=True)
     ]
     way = [Stop(**stop, common=found["homonyms"].get(stop["name"], 0) > 4) for stop in found["way"]]
@@ -132,8 +134,8 @@ async def _reproduce(task: Task, edits: list[Edit], act: Act) -> tuple[str, str,
     """A snippet of the issue whose output the fix changes, that output, and the right one."""
     before = {}
     for snippet in snippets_in(task.problem_statement):
-        answer = await act(python(snippet))
-        if answer.outcome in ("ok", "nonzero") and len(answer.output) < 4000:
+        answer, again = await act(python(snippet)), await act(python(snippet))
+        if answer.outcome in ("ok", "nonzero") and len(answer.output) < 4000 and answer.output == again.output:
             before[snippet] = answer.output
     for edit in edits:
         await act(replace(edit))

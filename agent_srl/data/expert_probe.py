@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ast
 import json
+import keyword
 import re
 import sys
 from collections import deque
@@ -21,6 +22,7 @@ Definition = dict[str, Any]
 """name, owner (class or empty), path, line, end, kind (def, class or constant), calls."""
 
 MAX_HOPS = 4
+MAX_HITS = 12
 
 
 def definitions(root: Path) -> list[Definition]:
@@ -122,10 +124,20 @@ def unique_edit(text: str, start: int, old: list[str], new: list[str]) -> tuple[
             return block, after
         if first == 0 and last >= len(lines):
             raise ValueError("the edit cannot be told from the rest of the file")
-        if first > 0 and (start - first <= last - start - len(old) or last >= len(lines)):
+        above, below = start - first, last - start - len(old)
+        blank = first > 0 and not lines[first - 1].strip()
+        if first > 0 and (last >= len(lines) or above + blank <= below):
             first -= 1
         else:
             last += 1
+
+
+def telling_word(text: str, block: str, named: list[str]) -> str:
+    """A name in the block that a search in its file would find with few other hits; those of the issue first."""
+    words = [word for word in dict.fromkeys(re.findall(r"[A-Za-z_]\w{3,}", block)) if not keyword.iskeyword(word)]
+    counts = {word: len(re.findall(rf"\b{word}\b", text)) for word in words}
+    few = [word for word in words if counts[word] <= MAX_HITS]
+    return min(few, key=lambda word: (word not in named, counts[word]), default="")
 
 
 def probe(root: Path, request: dict[str, Any]) -> dict[str, Any]:
@@ -139,7 +151,8 @@ def probe(root: Path, request: dict[str, Any]) -> dict[str, Any]:
         before, after = unique_edit(text, start + shifts.get(path, 0), old, new)
         texts[path] = text.replace(before, after, 1)
         shifts[path] = shifts.get(path, 0) + len(new) - len(old)
-        edits.append({"path": path, "old": before, "new": after})
+        word = telling_word(text, before, request["named"])
+        edits.append({"path": path, "old": before, "new": after, "word": word})
     path, start, old, _ = request["edits"][0]
     goal = enclosing(found, path, start + (1 if old else 0)) or {
         **_definition("", "", path, ast.Pass(lineno=start + 1, end_lineno=start + 1), "constant", []),

@@ -65,6 +65,8 @@ class Run:
         self._last = ""
         self._shown = facts.task.problem_statement
         self._seen: dict[str, list[tuple[int, int]]] = {}
+        self._outlined: set[str] = set()
+        self._searched: set[str] = set()
         self._script = ""
         self._reproduced = False
 
@@ -146,7 +148,8 @@ class Run:
     async def _scan(self, stop: Stop, previous: str) -> None:
         """Nothing that was shown names this definition: list those of the file, then read it."""
         kind = "outline_after" if previous else "outline_first"
-        await self._bash(self._say(kind, file=stop.path, previous=previous), f'grep -n "def " {stop.path}')
+        if stop.path not in self._outlined:
+            await self._outline(self._say(kind, file=stop.path, previous=previous), stop.path)
         thought = self._say("read_listed", named=stop.name or stop.path, file=stop.path, line=stop.line)
         await self._read(thought, stop.path, stop.line, stop.line + self._habits.span)
 
@@ -155,14 +158,14 @@ class Run:
         by_class = stop.common and stop.owner
         name = stop.owner if by_class else stop.name
         shown = f"{stop.owner}.{stop.name}" if by_class else stop.name
-        pattern = f"class {name}" if by_class or stop.kind == "class" else f"def {name}("
+        pattern = f"class {name}[(:]" if by_class or stop.kind == "class" else f"def {name}("
         pattern = pattern if by_class or stop.kind != "constant" else f"{name} ="
         thought = self._say(kind, named=shown, previous=previous, value=last_line(self._last))
         await self._bash(thought, self._search_command(pattern, stop.path))
         hits = [(path or stop.path, int(line)) for path, line, _ in HIT.findall(self._last)]
         line = next((line for path, line in hits if path == stop.path and (by_class or line == stop.line)), stop.line)
         if by_class and not line <= stop.line <= line + self._habits.span:
-            await self._bash(self._say("outline", file=stop.path), f'grep -n "def " {stop.path}')
+            await self._outline(self._say("outline", file=stop.path), stop.path)
             line, hits = stop.line, []
         several = len(hits) > 1
         thought = self._say(
@@ -213,14 +216,29 @@ class Run:
         await self._read(thought, edit.path, line, line + self._habits.span)
 
     async def _jump(self, edit: Edit, last: int, kind: str) -> None:
-        """List the definitions of the file and go to the one with the edit."""
-        thought = self._say(kind, file=edit.path, previous=self.facts.named)
-        await self._bash(thought, f'grep -n "def " {edit.path}')
-        near = last <= edit.function_line + self._habits.span
-        start = edit.function_line if near else max(1, edit.line - self._habits.span // 2)
-        named = edit.function or self.facts.named
-        thought = self._say("read_listed", named=named, file=edit.path, line=edit.function_line)
-        await self._read(thought, edit.path, start, start + self._habits.span)
+        """Go to an edit that is far from all that was read."""
+        span, named = self._habits.span, edit.function or self.facts.named
+        centre = max(1, edit.line - span // 2)
+        if not self._is_seen(edit.path, edit.function_line):
+            if edit.path not in self._outlined:
+                await self._outline(self._say(kind, file=edit.path, previous=self.facts.named), edit.path)
+            thought = self._say("read_listed", named=named, file=edit.path, line=edit.function_line)
+            await self._read(thought, edit.path, edit.function_line, edit.function_line + span)
+        elif edit.word and edit.word not in self._searched:
+            self._searched.add(edit.word)
+            thought = self._say("inside", named=named, file=edit.path, word=edit.word)
+            await self._bash(thought, f'grep -n "{edit.word}" {edit.path}')
+            lines = [int(line) for _, line, _ in HIT.findall(self._last)]
+            line = min(lines, key=lambda n: abs(n - edit.line), default=edit.line)
+            thought = self._say("read_inside", named=named, file=edit.path, line=line)
+            await self._read(thought, edit.path, centre, centre + span)
+        else:
+            thought = self._say("read_far", named=named, file=edit.path, line=centre)
+            await self._read(thought, edit.path, centre, max(centre + span, last + 2))
+
+    async def _outline(self, thought: str, path: str) -> None:
+        self._outlined.add(path)
+        await self._bash(thought, f'grep -n "def " {path}')
 
     async def _edit(self, edit: Edit, index: int) -> None:
         change, reason = describe_change(edit.old, edit.new)

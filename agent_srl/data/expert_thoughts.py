@@ -99,6 +99,18 @@ THOUGHTS: dict[str, tuple[str, ...]] = {
         "The issue shows more than one symptom, so I list the definitions of {file} for the rest.",
         "There is more to find. I list what {file} defines, with line numbers.",
     ),
+    "inside": (
+        "`{named}` is long. I look for the place in {file} that deals with `{word}`.",
+        "What matters in `{named}` is what it does with `{word}`, so I search {file} for that.",
+    ),
+    "read_inside": (
+        "Line {line} of {file} is the place in `{named}` that I want. I read around it.",
+        "The hit at line {line} is inside `{named}`; I open {file} around it.",
+    ),
+    "read_far": (
+        "The rest of `{named}` is further down in {file}; I go on at line {line}.",
+        "I have not seen the later part of `{named}`. I read {file} from line {line}.",
+    ),
     "outline": (
         "The class is long, so I list the methods in {file} with their lines.",
         "I list the definitions of {file} to find the method that does this.",

@@ -115,9 +115,7 @@ async def _on_invalid(_: Request, error: Exception) -> JSONResponse:
 
 async def _on_http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    detail = (
-        error.detail if error.status_code == 413 else f"{error.detail}: {request.method} {request.url.path}"
-    )
+    detail = error.detail if error.status_code == 413 else f"{error.detail}: {request.method} {request.url.path}"
     return _response(problem(error.status_code, _CODES.get(error.status_code, "bad_request"), detail))
 
 

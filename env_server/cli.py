@@ -24,9 +24,7 @@ SHUTDOWN_GRACE_S = 3
 def serve(
     tasks: Annotated[Path, typer.Option(help="Task rows, one JSON object per line.")],
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[
-        int, typer.Option(help="Port to listen on; 0 takes a free one.", min=0, max=65535)
-    ] = 8000,
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.", min=0, max=65535)] = 8000,
     token: Annotated[
         str, typer.Option(envvar="AGENT_SRL_TOKEN", help="Bearer token; needed off the loopback address.")
     ] = "",
@@ -63,9 +61,7 @@ def serve(
 def check_token(host: str, token: str) -> None:
     """Refuse an address that others can reach without a token, and a token that no header can carry."""
     if token and not (token.isascii() and token.isprintable() and " " not in token):
-        raise ServeError(
-            "the token holds a blank, or characters that are not printable ASCII; choose another"
-        )
+        raise ServeError("the token holds a blank, or characters that are not printable ASCII; choose another")
     if not token and not is_loopback(host):
         raise ServeError(
             f"{host or 'the empty host'} can be reached by others: pass --token or set AGENT_SRL_TOKEN, "
@@ -87,12 +83,12 @@ def listen(host: str, port: int) -> socket.socket:
     """A listening socket. Raises ServeError if the address is taken or not of this machine."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=family, backlog=2048)
+        listener = socket.create_server(address[:2], family=family, backlog=2048)
+        # asyncio turns Nagle's algorithm off only where the protocol is named; with it, an answer takes 40 ms.
+        return socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=listener.detach())
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
-        raise ServeError(
-            f"cannot listen on {host}:{port}: {reason}; pass another --port or --host"
-        ) from error
+        raise ServeError(f"cannot listen on {host}:{port}: {reason}; pass another --port or --host") from error
 
 
 def url(listener: socket.socket) -> str:

@@ -42,9 +42,7 @@ class Environment(Protocol):
 
     async def get_session(self, session_id: str) -> SessionInfo: ...
 
-    async def step(
-        self, session_id: str, action: Action, *, idempotency_key: str | None = None
-    ) -> Observation: ...
+    async def step(self, session_id: str, action: Action, *, idempotency_key: str | None = None) -> Observation: ...
 
     async def heartbeat(self, session_id: str) -> None: ...
 
@@ -108,9 +106,7 @@ class EnvClient:
         """Where a session stands."""
         return SessionInfo.model_validate_json(await self._ask("GET", f"/v1/sessions/{_part(session_id)}"))
 
-    async def step(
-        self, session_id: str, action: Action, *, idempotency_key: str | None = None
-    ) -> Observation:
+    async def step(self, session_id: str, action: Action, *, idempotency_key: str | None = None) -> Observation:
         """Carry out one action, once."""
         answer = await self._ask(
             "POST",
@@ -126,9 +122,7 @@ class EnvClient:
 
     async def evaluate(self, session_id: str) -> Verdict:
         """Judge the work of a session."""
-        return Verdict.model_validate_json(
-            await self._ask("POST", f"/v1/sessions/{_part(session_id)}/evaluate")
-        )
+        return Verdict.model_validate_json(await self._ask("POST", f"/v1/sessions/{_part(session_id)}/evaluate"))
 
     async def grade(self, task_id: str, patch: str) -> Verdict:
         """Judge a patch without a session."""
@@ -199,9 +193,7 @@ class EnvClient:
             body = None
         if isinstance(body, dict) and "code" in body:
             return to_error(body)
-        return EnvError(
-            f"{self._url} answered {response.status_code}; is it an agent-srl environment server?"
-        )
+        return EnvError(f"{self._url} answered {response.status_code}; is it an agent-srl environment server?")
 
 
 def _part(text: str) -> str:

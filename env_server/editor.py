@@ -19,9 +19,7 @@ UNDO_DEPTH = 20
 
 _CAT = "Here's the result of running `cat -n` on"
 _REVIEW = "Review the changes and make sure they are as expected. Edit the file again if necessary."
-_CLIPPED = (
-    "(the file is long and its end was left out: look for line numbers with `grep -n`, then use `view_range`)"
-)
+_CLIPPED = "(the file is long and its end was left out: look for line numbers with `grep -n`, then use `view_range`)"
 
 
 class EditorRefusal(Exception):
@@ -41,9 +39,7 @@ def encode(text: str) -> bytes:
 def numbered(text: str, first_line: int = 1) -> str:
     """As `cat -n` prints it."""
     shown = encode(text).decode("utf-8", "replace")
-    return (
-        "\n".join(f"{number:6}\t{line}" for number, line in enumerate(shown.split("\n"), first_line)) + "\n"
-    )
+    return "\n".join(f"{number:6}\t{line}" for number, line in enumerate(shown.split("\n"), first_line)) + "\n"
 
 
 class Editor:
@@ -86,14 +82,10 @@ class Editor:
         if not old:
             raise EditorRefusal("No replacement was performed: old_str is empty. Use `insert` to add lines.")
         if old == new:
-            raise EditorRefusal(
-                f"No replacement was performed, old_str `{old}` is the same as new_str in {path}."
-            )
+            raise EditorRefusal(f"No replacement was performed, old_str `{old}` is the same as new_str in {path}.")
         starts = _occurrences(text, old)
         if not starts:
-            raise EditorRefusal(
-                f"No replacement was performed, old_str `{old}` did not appear verbatim in {path}."
-            )
+            raise EditorRefusal(f"No replacement was performed, old_str `{old}` did not appear verbatim in {path}.")
         lines = [text.count("\n", 0, start) + 1 for start in starts]
         if len(lines) > 1:
             raise EditorRefusal(
@@ -135,9 +127,7 @@ class Editor:
         self._history[path] = [*self._history.get(path, []), before][-UNDO_DEPTH:]
 
 
-async def _view(
-    sandbox: Sandbox, path: str, view_range: tuple[int, int] | None, timeout_s: float
-) -> tuple[str, bool]:
+async def _view(sandbox: Sandbox, path: str, view_range: tuple[int, int] | None, timeout_s: float) -> tuple[str, bool]:
     try:
         text = decode(await sandbox.read(path))
     except IsADirectoryError:
@@ -245,9 +235,7 @@ def _edited(path: str, text: str, line: int, added: int) -> tuple[str, bool]:
     first = max(0, line - SNIPPET_LINES)
     snippet = "\n".join(text.split("\n")[first : line + added + SNIPPET_LINES + 1])
     shown, clipped = _clip(numbered(snippet, first + 1))
-    heading = (
-        f"The file {path} has been edited. Here's the result of running `cat -n` on a snippet of {path}:\n"
-    )
+    heading = f"The file {path} has been edited. Here's the result of running `cat -n` on a snippet of {path}:\n"
     return heading + shown + _REVIEW, clipped
 
 

@@ -85,9 +85,7 @@ class EnvService:
         session.renew()
         return session.info()
 
-    async def step(
-        self, session_id: str, action: Action, *, idempotency_key: str | None = None
-    ) -> Observation:
+    async def step(self, session_id: str, action: Action, *, idempotency_key: str | None = None) -> Observation:
         """Carry out one action; with a key, never twice: the same key gets the stored answer.
 
         Raises:

@@ -95,17 +95,13 @@ class Session:
         self.renew()
         if key is not None and (known := self._known.get(key)):
             if known.action != action:
-                raise KeyReused(
-                    f"idempotency key {key!r} was used for another action; take a new key per step"
-                )
+                raise KeyReused(f"idempotency key {key!r} was used for another action; take a new key per step")
             return await self._outcome(known.task)
         self._refuse_if_busy()
         if self._lost:
             raise SandboxGone(self._lost)
         if self._done:
-            raise SessionDone(
-                f"session on {self._task.instance_id} takes no further action; evaluate or close it"
-            )
+            raise SessionDone(f"session on {self._task.instance_id} takes no further action; evaluate or close it")
         self._stepping = self._start(self._act(action))
         if key is not None:
             self._known[key] = _KnownStep(action, self._stepping)
@@ -180,9 +176,7 @@ class Session:
         except asyncio.CancelledError:
             if not task.cancelled():
                 raise
-            raise UnknownSession(
-                f"session on {self._task.instance_id} was closed while it was at work"
-            ) from None
+            raise UnknownSession(f"session on {self._task.instance_id} was closed while it was at work") from None
 
 
 def _is_masked(task: asyncio.Task[Verdict]) -> bool:

@@ -145,9 +145,7 @@ async def run_tool(action: Action, sandbox: Sandbox, editor: Editor, *, timeout_
                 command = BashArguments.model_validate(action.arguments).command
                 return await _bash(command, sandbox, timeout_s)
             case "str_replace_editor":
-                return await _edit(
-                    EditorArguments.model_validate(action.arguments), sandbox, editor, timeout_s
-                )
+                return await _edit(EditorArguments.model_validate(action.arguments), sandbox, editor, timeout_s)
             case "submit":
                 SubmitArguments.model_validate(action.arguments)
                 return Observation(output="Submitted.", done=True)
@@ -171,8 +169,7 @@ def describe(error: ValidationError) -> str:
 async def _bash(command: str, sandbox: Sandbox, timeout_s: float) -> Observation:
     if len(command.encode()) > MAX_COMMAND_BYTES:
         return bad_action(
-            f"The command is longer than {MAX_COMMAND_BYTES} bytes. "
-            "Write long text with `str_replace_editor create`."
+            f"The command is longer than {MAX_COMMAND_BYTES} bytes. Write long text with `str_replace_editor create`."
         )
     result = await sandbox.exec(command, timeout_s=timeout_s)
     return Observation(
@@ -201,18 +198,14 @@ def _report(result: ExecResult, timeout_s: float) -> str:
     return result.output + separator + "\n".join(notes)
 
 
-async def _edit(
-    arguments: EditorArguments, sandbox: Sandbox, editor: Editor, timeout_s: float
-) -> Observation:
+async def _edit(arguments: EditorArguments, sandbox: Sandbox, editor: Editor, timeout_s: float) -> Observation:
     given = arguments.model_dump(exclude={"command", "path"}, exclude_none=True)
     needs = {"create": ["file_text"], "str_replace": ["old_str"], "insert": ["insert_line", "new_str"]}
     for name in needs.get(arguments.command, []):
         if name not in given:
             return bad_action(f"Parameter `{name}` is required for command: {arguments.command}.")
     try:
-        output, clipped = await editor.run(
-            sandbox, arguments.command, arguments.path, given, timeout_s=timeout_s
-        )
+        output, clipped = await editor.run(sandbox, arguments.command, arguments.path, given, timeout_s=timeout_s)
     except EditorRefusal as refusal:
         return Observation(output=str(refusal), exit_code=1, outcome=str(Outcome.NONZERO))
     return Observation(output=output, exit_code=0, truncated=clipped)

@@ -159,9 +159,7 @@ async def test_a_session_does_one_thing_at_a_time(env, swe_task):
 
 
 async def test_capacity_is_refused_and_comes_back(env, swe_task, math_task):
-    opened = await asyncio.gather(
-        *(env.create_session(swe_task.instance_id) for _ in range(3)), return_exceptions=True
-    )
+    opened = await asyncio.gather(*(env.create_session(swe_task.instance_id) for _ in range(3)), return_exceptions=True)
     refused = [result for result in opened if isinstance(result, Exception)]
     assert len(refused) == 1 and isinstance(refused[0], CapacityReached) and refused[0].retryable
     await env.create_session(math_task.instance_id)  # holds no sandbox

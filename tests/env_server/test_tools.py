@@ -24,9 +24,7 @@ class Desk:
         self.editor = Editor()
 
     async def call(self, name, **arguments) -> Observation:
-        return await run_tool(
-            Action(name=name, arguments=arguments), self.sandbox, self.editor, timeout_s=10.0
-        )
+        return await run_tool(Action(name=name, arguments=arguments), self.sandbox, self.editor, timeout_s=10.0)
 
     async def bash(self, command) -> Observation:
         return await self.call("bash", command=command)
@@ -237,9 +235,7 @@ async def test_bytes_around_an_edit_survive(desk):
     before = b"caf\xe9 \xff\r\nkey = 1\r\n\ttab\r\n"
     await desk.sandbox.write("/testbed/latin.txt", before)
     await desk.bash("chmod 755 latin.txt")
-    done = await desk.edit(
-        "str_replace", path="/testbed/latin.txt", old_str="key = 1\n", new_str="key = 2\nb\n"
-    )
+    done = await desk.edit("str_replace", path="/testbed/latin.txt", old_str="key = 1\n", new_str="key = 2\nb\n")
     assert done.outcome == "ok"
     done.model_dump_json()
     after = await desk.content("/testbed/latin.txt")

@@ -7,6 +7,7 @@ Left out: making the tasks (`agent-srl tasks make`) and training on the result (
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import Annotated
@@ -45,8 +46,7 @@ def record(
     """
     from env_server.local import load_tasks
 
-    if out.is_dir():
-        raise DataError(f"{out} is a folder; name a file, such as {out / 'expert.jsonl.gz'}")
+    _check_writable(out)
     rows = [task for task in load_tasks(tasks) if task.kind == "swe"]
     if not rows:
         raise DataError(f"{tasks} holds no software task; make some with `agent-srl tasks make --out DIR`")
@@ -59,6 +59,18 @@ def record(
         raise DataError(f"no run of {tasks} ended resolved; check the tasks with `agent-srl tasks validate {tasks}`")
     write_trajectories(out, found)
     summarise(found, len(dropped), out, console)
+
+
+def _check_writable(out: Path) -> None:
+    """Before minutes of work, not after."""
+    if out.is_dir():
+        raise DataError(f"{out} is a folder; name a file, such as {out / 'expert.jsonl.gz'}")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out.parent):
+            pass
+    except OSError as error:
+        raise DataError(f"cannot write {out}: {error.strerror}; choose another --out") from None
 
 
 async def _record(

@@ -69,6 +69,7 @@ class Run:
         self._searched: set[str] = set()
         self._script = ""
         self._reproduced = False
+        self._verified = False
 
     async def record(self) -> None:
         """From the first look to `submit`."""
@@ -250,15 +251,13 @@ class Run:
 
     async def _verify(self) -> None:
         """The reproduction again, then the existing tests."""
-        fixed = bool(self.facts.snippet)
-        if fixed and (self._reproduced or self._rng.random() < 0.8):
+        if self.facts.snippet and (self._reproduced or self._rng.random() < 0.8):
             command = f"python {self._script}" if self._script else ""
             action = Action(name="bash", arguments={"command": command}) if command else python(self.facts.snippet)
             await self._step(self._say("rerun"), action)
-        else:
-            fixed = False
+            self._verified = True
         if self.facts.test_file:
-            await self._tests("tests_fixed" if fixed else "tests_blind")
+            await self._tests("tests_fixed" if self._verified else "tests_blind")
 
     async def _finish(self) -> None:
         if self._script:
@@ -268,7 +267,8 @@ class Run:
             await self._bash(self._say("diff", value=value), "git diff")
             await self._step(self._say("submit_diff"), Action(name="submit"))
         else:
-            await self._step(self._say("submit", value=value), Action(name="submit"))
+            kind = "submit" if self._verified else "submit_blind"
+            await self._step(self._say(kind, value=value), Action(name="submit"))
 
     async def _tests(self, kind: str) -> None:
         file = self.facts.test_file

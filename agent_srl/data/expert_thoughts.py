@@ -181,6 +181,10 @@ THOUGHTS: dict[str, tuple[str, ...]] = {
         "The change to `{function}` fixes the issue and the tests are green. I submit.",
         "Everything is in place: `{function}` is corrected and {value}. I hand it in.",
     ),
+    "submit_blind": (
+        "{value}, so nothing else broke, and `{function}` now does what the issue asks. I submit.",
+        "The mistake in `{function}` is corrected and the tests pass. I hand the change in.",
+    ),
     "submit_diff": (
         "The diff holds only the change to `{function}` that I wanted. I submit it.",
         "The change is small and right where the cause was, in `{function}`. I submit.",

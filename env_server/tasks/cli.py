@@ -25,8 +25,8 @@ from rich.table import Table
 from env_server.errors import TaskError
 from env_server.schema import Task
 from env_server.settings import Settings
+from env_server.tasks.base import load_tasks
 from env_server.tasks.make import make_tasks
-from env_server.tasks.swe import load_tasks
 from env_server.tasks.validate import Validation, validate_tasks
 from sandboxes import open_backend
 
@@ -54,8 +54,8 @@ def make(
     async def run(progress: Progress) -> list[Task]:
         bar = progress.add_task("", total=count)
 
-        def tell(made: int, total: int, what: str) -> None:
-            progress.update(bar, completed=made, total=total, description=escape(what[:80]))
+        def tell(what: str) -> None:
+            progress.update(bar, description=escape(what[:80]))
             if what.startswith("skipped"):
                 progress.console.print(f"[yellow]{escape(what)}[/]")
 
@@ -69,7 +69,8 @@ def make(
                 difficulty=difficulty,
                 workers=workers,
                 backend=backend,
-                on_progress=tell,
+                on_progress=lambda made, total: progress.update(bar, completed=made, total=total),
+                on_note=tell,
             )
         finally:
             await backend.close()
@@ -101,8 +102,8 @@ def validate(
     async def run(progress: Progress) -> list[Validation]:
         bar = progress.add_task("", total=len(tasks))
 
-        def tell(done: int, total: int, what: str) -> None:
-            progress.update(bar, completed=done, total=total, description=escape(what[:80]))
+        def tell(done: int, total: int) -> None:
+            progress.update(bar, completed=done, total=total)
 
         backend = open_backend(sandbox)
         try:

@@ -26,8 +26,10 @@ from sandboxes.base import Backend
 
 MAX_SUITE_S = 20.0
 MIN_TESTS = 5
-Progress = Callable[[int, int, str], None]
-"""Called with tasks made, tasks wanted, and what just happened."""
+Progress = Callable[[int, int], None]
+"""Called with how much is done and how much there is."""
+Note = Callable[[str], None]
+"""Called with a line on what just happened."""
 
 
 @dataclass
@@ -46,10 +48,12 @@ class PackageReport:
 class Writer:
     """Collects tasks and appends each to the file at once, so that an interruption loses none."""
 
-    def __init__(self, out: Path, total: int, on_progress: Progress | None) -> None:
+    def __init__(self, out: Path, total: int, on_progress: Progress | None, on_note: Note | None) -> None:
         self.tasks: list[Task] = []
-        self.total = total
-        self._on_progress = on_progress or (lambda made, total, what: None)
+        self.say: Note = on_note or (lambda what: None)
+        """Tells what just happened."""
+        self._total = total
+        self._on_progress = on_progress or (lambda made, total: None)
         self._out = out
         try:
             out.mkdir(parents=True, exist_ok=True)
@@ -64,11 +68,8 @@ class Writer:
         self.tasks.append(task)
         self._handle.write(task.model_dump_json(exclude_defaults=True) + "\n")
         self._handle.flush()
+        self._on_progress(len(self.tasks), self._total)
         self.say(f"{task.repo}: {task.instance_id}")
-
-    def say(self, what: str) -> None:
-        """Report progress."""
-        self._on_progress(len(self.tasks), self.total, what)
 
     def close(self, report: dict[str, PackageReport], settings: dict[str, Any]) -> None:
         """Write report.json beside the tasks."""
@@ -87,6 +88,7 @@ async def make_tasks(
     workers: int,
     backend: Backend,
     on_progress: Progress | None = None,
+    on_note: Note | None = None,
 ) -> list[Task]:
     """Make `count` tasks, spread evenly over the packages; what one cannot give the others make up for.
 
@@ -106,7 +108,7 @@ async def make_tasks(
     if not packages or count < 1 or workers < 1:
         raise TaskError("tasks need at least one package, a count of 1 or more, and 1 or more workers")
     names = list(dict.fromkeys(packages))
-    writer = Writer(out, count, on_progress)
+    writer = Writer(out, count, on_progress, on_note)
     reports = {name: PackageReport() for name in names}
     maker = _Maker(names, count, writer, reports, seed, difficulty, workers, backend)
     warm = asyncio.create_task(asyncio.to_thread(log_parser, "parse_log_pytest"))

@@ -1,16 +1,13 @@
-"""Repositories as tasks: load rows, put the agent's tree into a sandbox, take the agent's patch out again.
+"""Repositories as tasks: put the agent's tree into a sandbox, take the agent's patch out again.
 
-Left out: making tasks (`make`), judging a patch (`env_server.grading`).
+Left out: task files (`base`), making tasks (`make`), judging a patch (`env_server.grading`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import tempfile
 from pathlib import Path
-
-from pydantic import ValidationError
 
 from env_server.errors import TaskError
 from env_server.schema import Task
@@ -22,46 +19,6 @@ from sandboxes.base import Backend, Limits, Sandbox, SandboxSpec
 
 IMAGE_ROOTS = (f"{WORKDIR}/src", WORKDIR)
 """Import roots in an image, where no environment tells them."""
-
-
-def load_tasks(path: Path) -> list[Task]:
-    """Read tasks from JSON Lines or a JSON list; plain SWE-bench rows are fine.
-
-    Raises:
-        TaskError: no such file, or a broken row, with its line (or its position in a list).
-    """
-    try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise TaskError(f"cannot read tasks from {path}: {reason}") from error
-    if text.lstrip().startswith("["):
-        try:
-            rows = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise TaskError(f"{path}:{error.lineno}: not JSON: {error.msg}") from error
-        return [_row(row, f"{path}, row {number}") for number, row in enumerate(rows, 1)]
-    tasks = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if line.strip():
-            try:
-                tasks.append(_row(json.loads(line), f"{path}:{number}"))
-            except json.JSONDecodeError as error:
-                raise TaskError(f"{path}:{number}: not JSON: {error.msg}; delete or mend the line") from error
-    if not tasks:
-        raise TaskError(f"{path} holds no task")
-    return tasks
-
-
-def _row(row: object, place: str) -> Task:
-    try:
-        return Task.model_validate(row)
-    except (ValidationError, json.JSONDecodeError) as error:
-        reason = str(error)
-        if isinstance(error, ValidationError):
-            first = error.errors()[0]
-            reason = f"{'.'.join(map(str, first['loc'])) or 'row'}: {first['msg']}"
-        raise TaskError(f"{place}: not a task: {reason}") from error
 
 
 async def prepare(task: Task, backend: Backend, settings: Settings, *, limits: Limits | None = None) -> Sandbox:

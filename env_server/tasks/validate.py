@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from env_server.grading import grade_patch
 from env_server.schema import Task, Verdict
 from env_server.settings import Settings
+from env_server.tasks.make import Progress
 from sandboxes.base import Backend
-
-Progress = Callable[[int, int, str], None]
-"""Called with rows judged, rows in all, and what just happened."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ async def validate_tasks(
             found = await _validate(task, backend, settings)
         done += 1
         if on_progress:
-            on_progress(done, len(tasks), found.instance_id + (f": {found.problem}" if found.problem else ""))
+            on_progress(done, len(tasks))
         return found
 
     async with asyncio.TaskGroup() as group:

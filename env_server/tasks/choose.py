@@ -80,14 +80,10 @@ class Chooser:
         pool = self._pools[kind]
         if self._used[kind] >= self._cap_kind:
             return None
-        while pool:
-            ranked = sorted(range(max(0, len(pool) - _LOOK), len(pool)), key=lambda i: self._size(pool[i]))
-            edit = pool.pop(ranked[0])
-            if self._used[edit.file, edit.function] >= self._cap_function:
-                pool.insert(0, edit)
-                if all(self._used[e.file, e.function] >= self._cap_function for e in pool):
-                    return None
-            elif is_change(self._sources[edit.file], edit) and self._copies.unique(edit):
+        while free := [edit for edit in pool if self._used[edit.file, edit.function] < self._cap_function]:
+            edit = min(free[-_LOOK:], key=self._size)
+            pool.remove(edit)
+            if is_change(self._sources[edit.file], edit) and self._copies.unique(edit):
                 return edit
         return None
 

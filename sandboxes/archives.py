@@ -48,9 +48,7 @@ def unpack(stream: IO[bytes], target: Path, *, max_bytes: int) -> None:
             _unpack_member(archive, member, target, parts)
 
 
-def _unpack_member(
-    archive: tarfile.TarFile, member: tarfile.TarInfo, target: Path, parts: tuple[str, ...]
-) -> None:
+def _unpack_member(archive: tarfile.TarFile, member: tarfile.TarInfo, target: Path, parts: tuple[str, ...]) -> None:
     if member.isdir():
         os.close(trees.open_folder(target, parts, make=True))
         return

@@ -211,12 +211,8 @@ class BubblewrapBackend:
             await asyncio.to_thread(trees.remove_tree, self._root)
             self._root = None
 
-    async def _start(
-        self, spec: SandboxSpec, etc: Path, folder: Path, group: Cgroup | None
-    ) -> BubblewrapSandbox:
-        inside = await asyncio.to_thread(
-            mounts.arguments, spec, work=folder / "work", etc=etc, features=self._features
-        )
+    async def _start(self, spec: SandboxSpec, etc: Path, folder: Path, group: Cgroup | None) -> BubblewrapSandbox:
+        inside = await asyncio.to_thread(mounts.arguments, spec, work=folder / "work", etc=etc, features=self._features)
         limits = {} if group else {"memory_mb": spec.limits.memory_mb, "processes": spec.limits.processes}
         entries = " ".join(str(file) for file in group.entry_files()) if group else ""
         process = await asyncio.create_subprocess_exec(

@@ -40,6 +40,7 @@ class Channel:
         self._lock = asyncio.Lock()
         self._ids = itertools.count()
         self._closed = False
+        self._running: asyncio.Task[Any] | None = None
 
     @property
     def alive(self) -> bool:
@@ -65,8 +66,11 @@ class Channel:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
             task.add_done_callback(lambda done: done.cancelled() or done.exception())  # mark it as seen
-            with contextlib.suppress(SandboxGone):
-                await self._send({"op": "cancel"})
+            if task is not self._running:  # still waiting for its turn
+                task.cancel()
+            else:
+                with contextlib.suppress(SandboxGone):
+                    await self._send({"op": "cancel"})
             raise
 
     async def read(self, path: str, max_bytes: int) -> bytes:
@@ -84,6 +88,7 @@ class Channel:
 
     async def _request(self, frame: Frame, timeout_s: float) -> Frame:
         async with self._lock:
+            self._running = asyncio.current_task()
             number = next(self._ids)
             try:
                 async with asyncio.timeout(timeout_s + GRACE_S):

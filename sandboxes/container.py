@@ -155,9 +155,7 @@ class Container:
             raise SandboxGone(f"the container or its engine has gone: {error}") from None
 
 
-def _pump(
-    channel: socket.socket, stdin: bytes, output: Capture, deadline: float, ended: Callable[[], bool]
-) -> bool:
+def _pump(channel: socket.socket, stdin: bytes, output: Capture, deadline: float, ended: Callable[[], bool]) -> bool:
     """Feed the command and take its output until it ends; False if the deadline comes first.
 
     quiet = min(left, patience)

@@ -35,6 +35,8 @@ LEASE_S = 12 * 3600
 """A container of an owner on another machine is removed after this time."""
 FILE_S = 60.0
 INIT = "while read -r _; do kill -9 -1; done >/dev/null 2>&1"
+MERGED = 'exec /bin/bash -c "$1" 2>&1'
+"""The engine carries output and errors apart and loses their order."""
 READ = """
 [ -e "$1" ] || exit 41
 [ -d "$1" ] && exit 42
@@ -59,6 +61,7 @@ class DockerSandbox:
         self._threads = threads
         self._lock = asyncio.Lock()
         self._oom_kills = 0
+        self._running: asyncio.Task[Any] | None = None
         self._user: tuple[int, int] | None = None
         self._ending: asyncio.Future[None] | None = None
 
@@ -77,7 +80,7 @@ class DockerSandbox:
     ) -> ExecResult:
         """See `Sandbox.exec`. Cancelling it kills the command; the sandbox stays usable."""
         done = await self._run(
-            ["/bin/bash", "-c", command],
+            ["/bin/bash", "-c", MERGED, "bash", command],
             stdin.encode("utf-8", "replace"),
             self.spec.limits.output_bytes,
             timeout_s,
@@ -155,17 +158,19 @@ class DockerSandbox:
     ) -> Finished:
         async def one_at_a_time() -> Finished:
             async with self._lock:
-                return await self._in_thread(
-                    lambda: self._container.run(argv, stdin, limit, timeout_s, cwd, env or {})
-                )
+                self._running = asyncio.current_task()
+                return await self._in_thread(lambda: self._container.run(argv, stdin, limit, timeout_s, cwd, env or {}))
 
         task = asyncio.create_task(one_at_a_time())
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
             task.add_done_callback(lambda done: done.cancelled() or done.exception())  # mark it as seen
-            with contextlib.suppress(SandboxGone):
-                await asyncio.shield(asyncio.ensure_future(self._in_thread(self._container.kill_tree)))
+            if task is not self._running:  # still waiting for its turn
+                task.cancel()
+            else:
+                with contextlib.suppress(SandboxGone):
+                    await asyncio.shield(asyncio.ensure_future(self._in_thread(self._container.kill_tree)))
             raise
         except SandboxGone:
             await self.kill()
@@ -211,9 +216,7 @@ class DockerBackend:
             import docker.errors
             import requests
         except ImportError:
-            raise SandboxUnavailable(
-                "the Docker SDK is not installed: pip install 'agent-srl[env]'"
-            ) from None
+            raise SandboxUnavailable("the Docker SDK is not installed: pip install 'agent-srl[env]'") from None
         try:
             client = docker.from_env(timeout=120)
             client.ping()
@@ -250,9 +253,7 @@ class DockerBackend:
         if self._api is None:
             self.check()
         if not spec.image:
-            raise SandboxUnavailable(
-                "the Docker sandbox needs an image: name one in the task or the settings"
-            )
+            raise SandboxUnavailable("the Docker sandbox needs an image: name one in the task or the settings")
         number = ""
         try:
             number = self._api.create_container(**_container_config(self._api, spec))["Id"]
@@ -267,9 +268,7 @@ class DockerBackend:
             if number:
                 with contextlib.suppress(docker.errors.APIError, requests.RequestException):
                     self._api.remove_container(number, force=True, v=True)
-            raise SandboxUnavailable(
-                f"no container from {spec.image} (needs bash): {_short(error)}"
-            ) from None
+            raise SandboxUnavailable(f"no container from {spec.image} (needs bash): {_short(error)}") from None
 
 
 def _container_config(api: Any, spec: SandboxSpec) -> dict[str, Any]:

@@ -157,9 +157,7 @@ def installed_packages() -> tuple[str, ...]:
         for folder, names, _ in os.walk(root):
             found += [f"{folder}/{name}" for name in names if name in PACKAGE_FOLDERS]
             names[:] = [
-                name
-                for name in names
-                if name not in PACKAGE_FOLDERS and f"{folder}/{name}" not in NOT_SEARCHED
+                name for name in names if name not in PACKAGE_FOLDERS and f"{folder}/{name}" not in NOT_SEARCHED
             ]
     return tuple(found)
 

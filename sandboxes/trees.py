@@ -74,9 +74,7 @@ def _copy_entry(source: int, target: int, name: str, info: os.stat_result, left:
     return 0
 
 
-def copy_file(
-    source: int, source_name: str, target: int, target_name: str, *, max_bytes: int | None = None
-) -> int:
+def copy_file(source: int, source_name: str, target: int, target_name: str, *, max_bytes: int | None = None) -> int:
     """Copy one regular file with mode and time; returns its size. Raises ValueError if it is too large."""
     with _opened(source_name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, source) as fd:
         info = os.fstat(fd)
@@ -85,9 +83,7 @@ def copy_file(
         if max_bytes is not None and info.st_size > max_bytes:
             raise ValueError(f"the folder is larger than allowed: {source_name} no longer fits")
         with os.fdopen(os.dup(fd), "rb") as content:
-            return write_file(
-                target, target_name, content, stat.S_IMODE(info.st_mode) & 0o777, info.st_mtime_ns
-            )
+            return write_file(target, target_name, content, stat.S_IMODE(info.st_mode) & 0o777, info.st_mtime_ns)
 
 
 def write_file(folder: int, name: str, content: IO[bytes], mode: int, mtime_ns: int) -> int:

@@ -21,7 +21,7 @@ async def output(sandbox: Sandbox, command: str, **options) -> str:
 @pytest.mark.parametrize(
     ("command", "code", "printed"),
     [
-        ("echo one; echo two >&2", 0, "one\ntwo\n"),
+        ("for i in 1 2 3; do echo out; echo error >&2; done", 0, "out\nerror\n" * 3),
         ("exit 3", 3, ""),
         ("set -e; false; echo not reached", 1, ""),
         ("kill -9 $$", 137, ""),
@@ -93,18 +93,14 @@ async def test_timeout_kills_the_whole_tree_and_keeps_the_partial_output(sandbox
 
 async def test_a_background_job_does_not_hold_the_answer_and_lives_on(sandbox: Sandbox):
     start = time.monotonic()
-    assert (
-        await output(sandbox, "(sleep 1; while echo noise; do sleep 0.1; done) & echo started") == "started\n"
-    )
+    assert await output(sandbox, "(sleep 1; while echo noise; do sleep 0.1; done) & echo started") == "started\n"
     assert time.monotonic() - start < 1
     await asyncio.sleep(1.5)
     assert "noise" in await output(sandbox, LIST_PROCESSES)
 
 
 async def test_a_flood_of_output_is_bounded_with_head_and_tail_kept(sandbox: Sandbox):
-    result = await sandbox.exec(
-        "echo first; head -c 200000000 /dev/zero | tr '\\0' a; echo; echo last", timeout_s=60
-    )
+    result = await sandbox.exec("echo first; head -c 200000000 /dev/zero | tr '\\0' a; echo; echo last", timeout_s=60)
     assert result.outcome is Outcome.OK
     assert len(result.output.encode()) < 20_100
     assert result.output.startswith("first\n") and result.output.endswith("\nlast\n")
@@ -118,6 +114,16 @@ async def test_cancelling_kills_the_command_and_leaves_the_sandbox_usable(sandbo
     with pytest.raises(asyncio.CancelledError):
         await task
     assert "1005" not in await output(sandbox, "sleep 0.2; " + LIST_PROCESSES)
+
+
+async def test_cancelling_a_command_that_waits_its_turn_spares_the_one_that_runs(sandbox: Sandbox):
+    first = asyncio.create_task(sandbox.exec("sleep 1; echo finished", timeout_s=20))
+    await asyncio.sleep(0.3)
+    second = asyncio.create_task(sandbox.exec("touch ran", timeout_s=20))
+    await asyncio.sleep(0.1)
+    second.cancel()
+    assert (await first).output == "finished\n"
+    assert await output(sandbox, "ls") == ""
 
 
 async def test_sandboxes_run_side_by_side(backend: Backend, spec: SandboxSpec):
@@ -216,9 +222,7 @@ async def test_links_of_the_sandbox_never_lead_into_the_host(sandbox: Sandbox, t
     for path in ("a", "b/file", "c/file", f"../../../../..{secret}/file"):
         with pytest.raises(OSError):  # missing or forbidden: both are refusals
             await sandbox.read(path)
-    await asyncio.gather(
-        *(sandbox.write(path, b"changed") for path in ("a", "b/new", "c/new")), return_exceptions=True
-    )
+    await asyncio.gather(*(sandbox.write(path, b"changed") for path in ("a", "b/new", "c/new")), return_exceptions=True)
     source = tmp_path / "source"
     (source / "b").mkdir(parents=True)
     (source / "b" / "file").write_text("uploaded")
@@ -240,8 +244,7 @@ async def test_trees_go_in_and_come_out_the_same(sandbox: Sandbox, tmp_path: Pat
     (source / "absolute").symlink_to("/usr/bin/env")
     await sandbox.upload(source, "new/place")
     assert (
-        await output(sandbox, "cd new/place && pkg/run.sh && readlink pkg/link absolute")
-        == "ran\ndata\n/usr/bin/env\n"
+        await output(sandbox, "cd new/place && pkg/run.sh && readlink pkg/link absolute") == "ran\ndata\n/usr/bin/env\n"
     )
     await output(sandbox, "cd new/place && ln pkg/data hard && mkfifo pipe && echo x > made")
     await sandbox.download("new/place", tmp_path / "target")
@@ -288,9 +291,7 @@ async def test_leaving_the_block_kills(backend: Backend, spec: SandboxSpec):
         await sandbox.exec("true", timeout_s=5)
 
 
-async def test_read_only_mounts_are_seen_and_not_writable(
-    backend: Backend, spec: SandboxSpec, tmp_path: Path
-):
+async def test_read_only_mounts_are_seen_and_not_writable(backend: Backend, spec: SandboxSpec, tmp_path: Path):
     (tmp_path / "file").write_text("mounted")
     mounted = SandboxSpec(image=spec.image, limits=spec.limits, read_only={"/opt/data": tmp_path})
     async with await backend.acquire(mounted) as sandbox:

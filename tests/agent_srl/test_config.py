@@ -1,0 +1,71 @@
+"""Risks: an unknown key that is ignored, a shipped config that does not load, a run that goes on with other settings."""
+
+from __future__ import annotations
+
+import pytest
+
+from agent_srl.config import Config, dump_config, load_config, shipped_configs
+from agent_srl.errors import ConfigError
+from agent_srl.run_folder import open_run
+
+
+@pytest.mark.parametrize("name", shipped_configs())
+def test_shipped_configs_load_and_survive_a_round_trip(name, tmp_path):
+    config = load_config(name, [])
+    (tmp_path / "saved.yaml").write_text(dump_config(config))
+    assert load_config(str(tmp_path / "saved.yaml"), []) == config
+
+
+def test_shipped_configs_open_with_hardware_command_and_time():
+    from agent_srl.config import _config_root
+
+    for name in shipped_configs():
+        head = (_config_root() / f"{name}.yaml").read_text()[:400]
+        assert head.startswith("# Hardware:") and "# Command:" in head and "# Time:" in head
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.max_stepz=3", "unknown key 'train.max_stepz'"),
+        ("nothing.here=3", "unknown key 'nothing'"),
+        ("train.max_steps=-1", "train.max_steps"),
+        ("train.max_steps=many", "train.max_steps"),
+        ("train.max_steps", "section.key=value"),
+        ("seed.x=1", "seed is a value"),
+        ("data.trajectories=[", "not valid YAML"),
+    ],
+)
+def test_a_wrong_override_is_named(override, message):
+    with pytest.raises(ConfigError, match=message.replace("[", r"\[")):
+        load_config("swe/quickstart", [override])
+
+
+def test_overrides_and_flags_reach_the_config():
+    config = load_config("swe/quickstart", ["train.max_steps=3", "train.betas=[0.8, 0.9]"], {"model.path": "somewhere"})
+    assert (config.train.max_steps, config.train.betas, config.model.path) == (3, (0.8, 0.9), "somewhere")
+
+
+def test_files_that_are_no_config_are_named(tmp_path):
+    with pytest.raises(ConfigError, match="swe/quickstart"):
+        load_config("no/such", [])
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("a: [1\nb: 2")
+    with pytest.raises(ConfigError, match="line 2"):
+        load_config(str(broken), [])
+    broken.write_text("- 1")
+    with pytest.raises(ConfigError, match="keys and values"):
+        load_config(str(broken), [])
+
+
+def test_a_run_goes_on_only_with_the_same_settings(tmp_path):
+    config = Config()
+    open_run(tmp_path / "run", config)
+    longer = Config.model_validate({"train": {"max_steps": 99}, "eval": {"controls": True}})
+    open_run(tmp_path / "run", longer)
+    with pytest.raises(ConfigError, match="data.context='full'"):
+        open_run(tmp_path / "run", Config.model_validate({"data": {"context": "window"}}))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").write_text("precious")
+    with pytest.raises(ConfigError, match="not empty"):
+        open_run(tmp_path / "other", config)

@@ -11,7 +11,6 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -47,21 +46,6 @@ class Console:
                 bar.update(task, completed=step, note=note)
                 if not self.rich.is_terminal:
                     self.say(f"{title} {step}/{total}  {note}")
-
-            yield show
-
-    @contextlib.contextmanager
-    def stages(self) -> Iterator[Callable[[str, int, int], None]]:
-        """One bar per named stage; the yielded function takes the stage's name, what is done and what there is."""
-        tasks: dict[str, TaskID] = {}
-        with self._bar() as bar:
-
-            def show(stage: str, done: int, total: int) -> None:
-                if stage not in tasks:
-                    tasks[stage] = bar.add_task(stage, total=total, note="")
-                bar.update(tasks[stage], completed=done, total=total)
-                if not self.rich.is_terminal and done == total:
-                    self.say(f"{stage}: {done} of {total}")
 
             yield show
 

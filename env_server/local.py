@@ -12,9 +12,6 @@ from env_server.tasks.base import load_tasks
 from env_server.tasks.math import generate_problems, load_math
 from sandboxes import available, open_backend
 
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much is done, and how much there is."""
-
 
 def open_environment(tasks: Iterable[Task], sandbox: str = "auto", settings: Settings | None = None) -> EnvService:
     """An environment service with a sandbox backend where a task needs one.
@@ -28,7 +25,7 @@ def open_environment(tasks: Iterable[Task], sandbox: str = "auto", settings: Set
     return EnvService(rows, backend, settings or Settings())
 
 
-async def make_valid_tasks(
+async def make_tasks(
     packages: list[str],
     count: int,
     out: Path,
@@ -36,16 +33,15 @@ async def make_valid_tasks(
     seed: int,
     difficulty: str,
     workers: int,
-    on_progress: Progress,
+    on_progress: Callable[[int, int], None],
+    on_note: Callable[[str], None],
 ) -> list[Task]:
-    """Make tasks from packages and keep those where gold resolves and empty does not. Raises TaskError,
-    SandboxError."""
-    from env_server.tasks.make import make_tasks
-    from env_server.tasks.validate import validate_tasks
+    """`env_server.tasks.make.make_tasks` in the first sandbox that works here. Raises TaskError, SandboxError."""
+    from env_server.tasks import make
 
     backend = open_backend()
     try:
-        tasks = await make_tasks(
+        return await make.make_tasks(
             packages,
             count,
             out,
@@ -53,19 +49,11 @@ async def make_valid_tasks(
             difficulty=difficulty,
             workers=workers,
             backend=backend,
-            on_progress=lambda done, total: on_progress("making tasks", done, total),
-        )
-        results = await validate_tasks(
-            tasks,
-            backend,
-            Settings(),
-            workers,
-            on_progress=lambda done, total: on_progress("validating tasks", done, total),
+            on_progress=on_progress,
+            on_note=on_note,
         )
     finally:
         await backend.close()
-    good = {r.instance_id for r in results if r.ok}
-    return [t for t in tasks if t.instance_id in good]
 
 
 __all__ = [
@@ -74,6 +62,6 @@ __all__ = [
     "generate_problems",
     "load_math",
     "load_tasks",
-    "make_valid_tasks",
+    "make_tasks",
     "open_environment",
 ]

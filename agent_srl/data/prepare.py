@@ -14,7 +14,6 @@ from agent_srl.config import Config
 from agent_srl.data.formats import read_trajectories, write_trajectories
 from agent_srl.errors import ConfigError, DataError
 from agent_srl.progress import Console
-from agent_srl.run_folder import write_text
 from env_server.schema import Task, Trajectory
 from env_server.settings import cache_home
 
@@ -83,9 +82,10 @@ async def _quickstart(config: Config, console: Console) -> Prepared:
     tasks = await _tasks(config, folder, console)
     trajectories = await _record(config, tasks, folder, console)
     held = set(config.tasks.heldout_packages)
-    console.say(f"tasks and trajectories: {folder}")
+    proven = {t.instance_id for t in trajectories}
+    console.say(f"{len(tasks)} tasks, {len(trajectories)} expert trajectories: {folder}")
     config.data.heldout_repos = sorted(held)
-    return Prepared(trajectories, [t for t in tasks if t.repo in held])
+    return Prepared(trajectories, [t for t in tasks if t.repo in held and t.instance_id in proven])
 
 
 def _quickstart_folder(config: Config) -> Path:
@@ -96,25 +96,26 @@ def _quickstart_folder(config: Config) -> Path:
 
 
 async def _tasks(config: Config, folder: Path, console: Console) -> list[Task]:
-    from env_server.local import load_tasks, make_valid_tasks
+    from env_server.local import load_tasks, make_tasks
 
-    done = folder / "valid_tasks.jsonl"
+    done = folder / "complete"
     if done.exists():
-        return load_tasks(done)
+        return load_tasks(folder / "tasks.jsonl")
     console.say(f"making {config.tasks.count} tasks from {len(config.tasks.packages)} packages of the Python index")
-    with console.stages() as show:
-        tasks = await make_valid_tasks(
+    with console.live("making tasks", config.tasks.count) as show:
+        tasks = await make_tasks(
             config.tasks.packages,
             config.tasks.count,
             folder,
             seed=config.seed,
             difficulty=config.tasks.difficulty,
             workers=config.tasks.workers,
-            on_progress=show,
+            on_progress=lambda made, total: show(made, ""),
+            on_note=lambda note: console.say(note) if note.startswith("skipped") else None,
         )
     if not tasks:
-        raise DataError("no valid task could be made from tasks.packages: see the reasons above")
-    write_text(done, "".join(t.model_dump_json() + "\n" for t in tasks))
+        raise DataError(f"no task could be made from tasks.packages: {folder / 'report.json'} says why")
+    done.touch()
     return tasks
 
 

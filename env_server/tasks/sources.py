@@ -177,8 +177,26 @@ def _extract(archive: Path, target: Path) -> float:
             dates = [info.date_time for info in packed.infolist()]
             return max(datetime(*date, tzinfo=UTC).timestamp() for date in dates)
     with tarfile.open(archive) as opened:
-        opened.extractall(target, filter="data")
-        return float(max(member.mtime for member in opened.getmembers()))
+        members = opened.getmembers()
+        for member in members:
+            _extract_member(opened, member, target)
+        return float(max(member.mtime for member in members))
+
+
+def _extract_member(opened: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> None:
+    """Folders and plain files beneath `target`, with one of two modes; links and devices are left out.
+
+    By hand, since tarfile's own filters are not in every Python 3.11.
+    """
+    path = target / member.name
+    if ".." in Path(member.name).parts or Path(member.name).is_absolute():
+        raise tarfile.TarError(f"{member.name} leads out of the archive")
+    if member.isdir():
+        path.mkdir(parents=True, exist_ok=True)
+    elif member.isfile() and (content := opened.extractfile(member)) is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.read())
+        path.chmod(0o755 if member.mode & 0o100 else 0o644)
 
 
 def clean(tree: Path) -> None:

@@ -57,7 +57,6 @@ async def make_tasks(
 
 
 __all__ = [
-    "Progress",
     "available",
     "generate_problems",
     "load_math",

@@ -150,6 +150,7 @@ def main() -> None:
             errno.ENOTDIR,
             errno.EISDIR,
             errno.ENOENT,
+            errno.EEXIST,
         ):
             raise
         _fail(f"{error.filename or 'output'}: {os.strerror(error.errno)}" + _way_out(error.errno))

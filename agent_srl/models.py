@@ -62,11 +62,13 @@ def load_tokenizer(name: str) -> Any:
 def load_model(name: str, dtype: torch.dtype, device: torch.device) -> Any:
     """A causal language model in training precision with our attention. Raises ModelError."""
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
     from agent_srl.rollout.attention import ATTENTION, register_attention
 
     register_attention()
     source = resolve_model(name)
+    logging.disable_progress_bar()
     with _explained(name):
         model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, attn_implementation=ATTENTION)
     return model.to(device)

@@ -45,16 +45,16 @@ class Steps:
 
 async def train(config: Config, out: Path, console: Console) -> None:
     """Run every stage that `out` does not hold yet. Raises AgentSRLError, EnvError or SandboxError."""
-    from agent_srl.models import load_model, load_tokenizer, resolve_model
+    from agent_srl.models import load_model, load_tokenizer
     from agent_srl.policy import Policy, pick_device, pick_dtype
     from agent_srl.train.loop import threads_and_seed
 
-    resolve_model(config.model.path)
     open_run(out, config)
     threads_and_seed(config.model.threads, config.seed)
+    tokenizer = load_tokenizer(config.model.path)  # before the data: a model that cannot be had is said at once
+    renderer = Renderer(tokenizer)
     prepared = await prepare(config, console)
-    tokenizer = load_tokenizer(config.model.path)
-    steps = _steps(prepared, Renderer(tokenizer), config, console)
+    steps = _steps(prepared, renderer, config, console)
     device = pick_device(config.model.device)
     dtype = pick_dtype(config.model.dtype, device)
 

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from agent_srl.errors import TrainingError
 
 
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> None:
-    """Write `folder/step-NNNNNN.pt`, then remove older ones. Raises OSError with nothing lost."""
+    """Write `folder/step-NNNNNN.pt`, then remove older ones. Raises TrainingError with nothing lost."""
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"step-{step:06d}.pt"
     aside = target.with_suffix(".tmp")
@@ -29,9 +30,7 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> None:
     except (OSError, RuntimeError) as error:
         aside.unlink(missing_ok=True)
         # torch reports a full disk as a RuntimeError of its zip writer.
-        raise TrainingError(
-            f"cannot write the checkpoint {target}: {error}; free disk space and start again"
-        ) from error
+        raise _unwritable("checkpoint", target, error) from error
     for old in folder.glob("step-*.pt"):
         if old != target:
             old.unlink()
@@ -54,9 +53,19 @@ def save_model(model: Any, tokenizer: Any, folder: Path, beside: dict[str, str])
     aside = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    model.save_pretrained(aside)
-    tokenizer.save_pretrained(aside)
-    for name, text in beside.items():
-        (aside / name).write_text(text, encoding="utf-8")
+    try:
+        model.save_pretrained(aside)
+        tokenizer.save_pretrained(aside)
+        for name, text in beside.items():
+            (aside / name).write_text(text, encoding="utf-8")
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise _unwritable("model", folder, error) from error
     shutil.rmtree(folder, ignore_errors=True)
     aside.rename(folder)
+
+
+def _unwritable(what: str, target: Path, error: Exception) -> TrainingError:
+    return TrainingError(
+        f"cannot write the {what} {target}: {error}; free disk space and start again with the same --out"
+    )

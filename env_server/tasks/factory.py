@@ -63,11 +63,12 @@ class Factory:
         }
         self._rng = random.Random(f"{seed} {source.name} {source.version}")
         modules = [m for m in environment.modules if m not in suite.test_files and not is_test_side(m)]
-        edits = [edit for module in modules for edit in candidates(module, self._files[module])]
+        every = [edit for module in modules for edit in candidates(module, self._files[module])]
+        edits = [edit for edit in every if (edit.file, edit.function) in suite.callers]
         copies = Copies(self._files, environment.site_packages)
         self._chooser = Chooser(edits, self._files, copies, self._rng, difficulty)
         self._pool: list[Planted] = []
-        self._timeout_s = max(10.0, 4 * suite.duration_s)
+        self._cpu_s = 3 * suite.cpu_s + 3
 
     async def tasks(self, labs: Sequence[Lab], count: int) -> AsyncGenerator[Task, None]:
         """Up to `count` tasks; fewer if edits or patience run out."""
@@ -124,14 +125,18 @@ class Factory:
         return min(fitting, key=lambda parts: len({part.edits[0].file for part in parts}), default=None)
 
     async def _run(self, lab: Lab, edits: Sequence[Edit]) -> Planted | None:
-        """Run the suite with edits planted; None unless one to ten tests fail and everything else still runs."""
+        """Run the tests that call the edited functions; None unless one to ten fail and the others still run."""
         self.tried += 1
-        async with self._gate:
-            run = await lab.run(self._changes(edits), self._suite.command, self._timeout_s)
-        if run.exit_code not in (0, 1) or not self._suite.passing <= run.statuses.keys():
+        reached = self._suite.reach((edit.file, edit.function) for edit in edits)
+        if not reached:
             return None
-        failing = sorted(test for test in self._suite.passing if run.statuses[test] in ("FAILED", "ERROR"))
-        skipped = [test for test in self._suite.passing if run.statuses[test] in ("SKIPPED", "XPASS")]
+        command = f"{self._suite.run_only(reached)} --maxfail={MAX_FAILING + 1}"
+        async with self._gate:
+            run = await lab.run(self._changes(edits), command, self._cpu_s)
+        if run.exit_code not in (0, 1) or not reached <= run.statuses.keys():
+            return None
+        failing = sorted(test for test in reached if run.statuses[test] in ("FAILED", "ERROR"))
+        skipped = [test for test in reached if run.statuses[test] in ("SKIPPED", "XPASS")]
         if skipped or not 1 <= len(failing) <= MAX_FAILING or len(failing) == len(self._suite.passing):
             return None
         return Planted(tuple(edits), tuple(failing))
@@ -149,8 +154,6 @@ class Factory:
             return None
         edited = [(edit.file, edit.function) for edit in planted.edits]
         async with self._gate:
-            if not await self._still_runs(lab, {**bug, **tests}, planted.failing):
-                return None
             observed = await observe(
                 lab,
                 self._suite.command,
@@ -158,11 +161,13 @@ class Factory:
                 self.environment.modules,
                 bug,
                 edited,
-                self._timeout_s,
+                self._cpu_s,
             )
-        known = observed.symptoms or (observed.crash and observed.calls)
-        if not known or observed.confirmed < set(planted.failing):
-            return None
+            known = observed.symptoms or (observed.crash and observed.calls)
+            if not known or not set(planted.failing) <= observed.confirmed:
+                return None
+            if not await self._still_runs(lab, {**bug, **tests}, planted):
+                return None
         return await asyncio.to_thread(self._row, planted, bug, tests, observed)
 
     def _without(self, failing: Sequence[str]) -> dict[str, bytes]:
@@ -173,12 +178,14 @@ class Factory:
             by_file.setdefault(file, []).append(rest)
         return {file: without_tests(self._files[file], rests) for file, rests in by_file.items()}
 
-    async def _still_runs(self, lab: Lab, changes: dict[str, bytes], failing: Sequence[str]) -> bool:
-        """Whether the tests that stay in the changed files pass in the agent's tree."""
-        gone = {function_of(test) for test in failing}
-        files = {test.split("::")[0] for test in failing}
-        left = {t for t in self._suite.passing if t.split("::")[0] in files and function_of(t) not in gone}
-        run = await lab.run(changes, f"{self._suite.command} {' '.join(sorted(files))}", self._timeout_s)
+    async def _still_runs(self, lab: Lab, changes: dict[str, bytes], planted: Planted) -> bool:
+        """Whether the tests that stay pass in the agent's tree: of the changed files, and what the bug can touch."""
+        gone = {function_of(test) for test in planted.failing}
+        files = {test.split("::")[0] for test in planted.failing}
+        reached = self._suite.reach((edit.file, edit.function) for edit in planted.edits)
+        near = {test for test in self._suite.passing if test.split("::")[0] in files} | reached
+        left = frozenset(test for test in near if function_of(test) not in gone)
+        run = await lab.run(changes, self._suite.run_only(left), self._cpu_s)
         return run.exit_code in (0, 1, 5) and left <= run.passed()
 
     def _row(self, planted: Planted, bug: dict[str, bytes], tests: dict[str, bytes], observed: Observed) -> Task:

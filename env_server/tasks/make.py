@@ -18,10 +18,10 @@ from typing import Any
 from env_server.errors import TaskError
 from env_server.schema import Task
 from env_server.tasks.choose import LEVELS
-from env_server.tasks.environments import build
+from env_server.tasks.environments import Environment, build
 from env_server.tasks.factory import Factory
-from env_server.tasks.sources import fetch
-from env_server.tasks.suite import labs, log_parser, measure
+from env_server.tasks.sources import Source, fetch
+from env_server.tasks.suite import Lab, labs, log_parser, measure
 from sandboxes.base import Backend
 
 MAX_SUITE_S = 20.0
@@ -143,6 +143,7 @@ class _Maker:
         self._backend = backend
         self._gate = asyncio.Semaphore(workers)
         self._count = count
+        self._sources: dict[str, tuple[Source, Environment]] = {}
         self._factories: dict[str, Factory] = {}
 
     async def run(self) -> None:
@@ -176,30 +177,33 @@ class _Maker:
 
     async def _fill(self, name: str, share: int, width: int) -> None:
         report = self._reports[name]
-        factory = self._factories.get(name) or await self._open(name)
-        self._factories[name] = factory
+        if name not in self._sources:
+            self._writer.say(f"{name}: fetching and installing")
+            async with self._gate:
+                self._sources[name] = await asyncio.to_thread(_install, name)
+        source, environment = self._sources[name]
         made = 0
-        async with (
-            labs(width, factory.source.tree, factory.environment, self._backend) as opened,
-            contextlib.aclosing(factory.tasks(opened, share)) as stream,
-        ):
-            async for task in stream:
-                self._keep(task, report)
-                made += 1
+        async with labs(width, source.tree, environment, self._backend, self._gate) as opened:
+            factory = await self._factory(name, opened[0])
+            async with contextlib.aclosing(factory.tasks(opened, share)) as stream:
+                async for task in stream:
+                    self._keep(task, report)
+                    made += 1
         report.tried = factory.tried
         if made < share:
             report.reason = f"{name}: only {report.made} of {report.tried} planted bugs make a task"
             self._writer.say(report.reason)
 
-    async def _open(self, name: str) -> Factory:
-        self._writer.say(f"{name}: fetching and installing")
-        async with self._gate:
-            source = await asyncio.to_thread(fetch, name)
-            environment = await asyncio.to_thread(build, source)
-        self._writer.say(f"{name}: running its tests")
-        async with labs(1, source.tree, environment, self._backend) as (lab,), self._gate:
-            suite = await measure(name, lab, max_duration_s=MAX_SUITE_S, min_tests=MIN_TESTS)
-        return await asyncio.to_thread(Factory, source, environment, suite, self._gate, self._seed, self._difficulty)
+    async def _factory(self, name: str, lab: Lab) -> Factory:
+        """The package's factory, which keeps its place between rounds."""
+        if name not in self._factories:
+            self._writer.say(f"{name}: running its tests")
+            async with self._gate:
+                suite = await measure(name, lab, self._sources[name][1].modules, max_s=MAX_SUITE_S, min_tests=MIN_TESTS)
+            self._factories[name] = await asyncio.to_thread(
+                Factory, *self._sources[name], suite, self._gate, self._seed, self._difficulty
+            )
+        return self._factories[name]
 
     def _keep(self, task: Task, report: PackageReport) -> None:
         self._writer.add(task)
@@ -209,3 +213,8 @@ class _Maker:
         report.kinds = dict(kinds.most_common())
         edits = f"{task.difficulty.edits} edit{'s' if task.difficulty.edits > 1 else ''}"
         report.difficulty[edits] = report.difficulty.get(edits, 0) + 1
+
+
+def _install(name: str) -> tuple[Source, Environment]:
+    source = fetch(name)
+    return source, build(source)

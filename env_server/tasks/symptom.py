@@ -72,7 +72,7 @@ async def observe(
     modules: Sequence[str],
     changes: Mapping[str, bytes],
     edited: Sequence[tuple[str, str]],
-    timeout_s: float,
+    cpu_s: float,
 ) -> Observed:
     """Run the failing tests with and without the bug and compare.
 
@@ -82,11 +82,11 @@ async def observe(
         modules: files of the package.
         changes: the planted bug: path -> content.
         edited: (file, qualified function name) of every edit.
-        timeout_s: of each run.
+        cpu_s: limit of each run.
     """
     chosen = list(tests)[:MAX_TESTS]
-    bug_run, bug = await _traced(lab, command, chosen, modules, changes, edited, timeout_s)
-    gold_run, gold = await _traced(lab, command, chosen, modules, {}, edited, timeout_s)
+    bug_run, bug = await _traced(lab, command, chosen, modules, changes, edited, cpu_s)
+    gold_run, gold = await _traced(lab, command, chosen, modules, {}, edited, cpu_s)
     found = [s for test in chosen if (s := _difference(gold.get(test), bug.get(test))) is not None]
     package = _module_names(modules)
     symptoms = await _probe(lab, changes, sorted(found, key=_rank), package)
@@ -110,7 +110,7 @@ async def _traced(
     modules: Sequence[str],
     changes: Mapping[str, bytes],
     edited: Sequence[tuple[str, str]],
-    timeout_s: float,
+    cpu_s: float,
 ) -> tuple[Run, dict[str, dict[str, Any]]]:
     files = sorted({test.split("::")[0] for test in tests})
     out = f"{TRACE_FOLDER}/calls.jsonl"
@@ -123,7 +123,7 @@ async def _traced(
         changes,
         f"export AGENT_SRL_TRACE={shlex.quote(json.dumps(config))} PYTHONPATH={TRACE_FOLDER}:$PYTHONPATH; "
         f"{command} -p {PLUGIN} {functions}",
-        timeout_s,
+        cpu_s,
     )
     rows = (await lab.sandbox.read(out, max_bytes=64 * 1024 * 1024)).decode().splitlines()
     found: dict[str, dict[str, Any]] = {}

@@ -1,4 +1,4 @@
-"""Risks: a patch that does not repair is scored as repaired, one that does is not, and our own failures become scores."""
+"""Risks: a patch that repairs nothing is scored, one that repairs is not, and our own failures become scores."""
 
 import pytest
 
@@ -102,7 +102,7 @@ async def test_a_repair_with_test_side_files_still_counts(swe_task, backend):
 async def test_leaving_early_is_not_a_pass(swe_task, backend):
     """Prints what a good run prints, then ends the process with an error."""
     names = [*swe_task.FAIL_TO_PASS, *swe_task.PASS_TO_PASS]
-    lie = "import os\nprint('\\n'.join('PASSED ' + n for n in %r), flush=True)\nos._exit(3)\n" % names
+    lie = f"import os\nprint('\\n'.join('PASSED ' + n for n in {names!r}), flush=True)\nos._exit(3)\n"
     patch = added("inflection/lie.py", lie.encode())
     async with await prepare(swe_task, backend, SETTINGS) as sandbox:
         await sandbox.exec(f"git apply - <<'EOF'\n{patch}\nEOF\nsed -i '1i import inflection.lie' {CODE}", timeout_s=9)

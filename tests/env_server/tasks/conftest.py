@@ -114,9 +114,15 @@ DEMO = {
 }
 UNTESTED = {"pyproject.toml": PROJECT.format(name="untested-demo"), "untested_demo.py": "def f():\n    return 1\n"}
 BROKEN = {
-    "pyproject.toml": PROJECT.format(name="broken-demo"),
+    "pyproject.toml": PROJECT.format(name="broken-demo") + '[tool.setuptools]\npy-modules = ["broken_demo"]\n',
     "broken_demo.py": "def f():\n    return 1\n",
     "test_broken.py": "import a_module_that_nobody_has\n\ndef test_f():\n    assert True\n",
+}
+TINY = {
+    "pyproject.toml": PROJECT.format(name="tiny-demo"),
+    "tiny_demo.py": "def least(a, b):\n    return a if a < b else b\n",
+    "test_tiny.py": "from tiny_demo import least\n\n\n"
+    + "".join(f"def test_{n}():\n    assert least({n}, 3) == {min(n, 3)}\n\n\n" for n in range(6)),
 }
 
 
@@ -136,7 +142,8 @@ def write_sdist(folder: Path, name: str, files: dict[str, str]) -> Path:
 def index(tmp_path_factory):
     """Makes pip find our packages, beside all others."""
     folder = tmp_path_factory.mktemp("index")
-    for name, files in (("shapes_demo", DEMO), ("untested_demo", UNTESTED), ("broken_demo", BROKEN)):
+    demos = {"shapes_demo": DEMO, "untested_demo": UNTESTED, "broken_demo": BROKEN, "tiny_demo": TINY}
+    for name, files in demos.items():
         write_sdist(folder, name, files)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PIP_FIND_LINKS", f"{os.environ.get('PIP_FIND_LINKS', '')} {folder}".strip())

@@ -21,9 +21,7 @@ SOURCE = b"".join(
 def chooser(tmp_path):
     def make(difficulty: str, seed: int = 0) -> Chooser:
         files = {"m.py": SOURCE}
-        return Chooser(
-            candidates("m.py", SOURCE), files, Copies(files, tmp_path), random.Random(seed), difficulty
-        )
+        return Chooser(candidates("m.py", SOURCE), files, Copies(files, tmp_path), random.Random(seed), difficulty)
 
     return make
 

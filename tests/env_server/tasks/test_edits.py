@@ -1,7 +1,9 @@
-"""Risks: an edit that breaks the syntax or the formatting around it, a kind that never fires, a copy that gives it away."""
+"""Risks: an edit that breaks the syntax or the formatting, a kind that never fires, a copy that gives it away."""
 
 import ast
+import random
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -38,9 +40,10 @@ def test_every_kind_finds_a_place():
     assert found == set(KINDS)
 
 
-@pytest.mark.parametrize("source", [SAMPLE, open(textwrap.__file__, "rb").read(), SAMPLE.replace(b"\n", b"\r\n")])
+@pytest.mark.parametrize("source", [SAMPLE, Path(textwrap.__file__).read_bytes(), SAMPLE.replace(b"\n", b"\r\n")])
 def test_an_edit_changes_its_function_and_nothing_else(source):
-    edits = [edit for edit in candidates("m.py", source) if is_change(source, edit)]
+    some = random.Random(0).sample(candidates("m.py", source), 50)
+    edits = [edit for edit in some if is_change(source, edit)]
     assert len(edits) > 30
     before = {ast.dump(node) for node in ast.parse(source).body}
     for edit in edits:
@@ -78,5 +81,5 @@ def test_a_function_with_a_second_copy_is_refused(tmp_path):
 
 
 def test_a_backport_of_the_standard_library_is_refused(tmp_path):
-    source = open(textwrap.__file__, "rb").read()
+    source = Path(textwrap.__file__).read_bytes()
     assert not Copies({"m.py": source}, tmp_path).unique(candidates("m.py", source)[0])

@@ -1,4 +1,4 @@
-"""Risks: a task that gives its bug away, that nobody can solve, that cannot be rebuilt; a package that crashes the run."""
+"""Risks: a task that gives its bug away, cannot be solved or cannot be rebuilt; a package that crashes the run."""
 
 import asyncio
 import json
@@ -8,7 +8,7 @@ import pytest
 from env_server.errors import TaskError
 from env_server.settings import Settings
 from env_server.tasks.base import load_tasks
-from env_server.tasks.environments import ensure, source_of
+from env_server.tasks.environments import ensure
 from env_server.tasks.make import make_tasks
 from env_server.tasks.swe import collect_patch, prepare
 from env_server.tasks.validate import validate_tasks
@@ -49,8 +49,6 @@ def test_the_statement_tells_the_symptom_and_not_the_fix(made):
 
 async def test_the_agents_tree_holds_one_commit_and_no_pristine_copy(made, backend):
     for task in made[0][:3]:
-        pristine = source_of(task.environment).tree
-        bug = next(line[6:] for line in task.patch.splitlines() if line.startswith("--- a/"))
         async with await prepare(task, backend, Settings()) as sandbox:
 
             async def sh(command, sandbox=sandbox):
@@ -60,9 +58,11 @@ async def test_the_agents_tree_holds_one_commit_and_no_pristine_copy(made, backe
             assert await sh("git status --porcelain; git remote; git reflog; git stash list") == ""
             name = task.FAIL_TO_PASS[0].split("::")[-1].split("[")[0]
             assert await sh(f"grep -rn 'def {name}\\b' /testbed") == ""
-            function = (pristine / bug).read_text().strip().splitlines()
-            found = await sh("grep -rlF 'def to_places' / --include=* 2>/dev/null | grep -v ^/proc")
-            assert found.split() == ["/testbed/src/shapes_demo/_round.py"], function[:1]
+            found = await sh("grep -rlF 'def to_places' /testbed /opt /home /tmp /etc /run 2>/dev/null")
+            assert found.split() == ["/testbed/src/shapes_demo/_round.py"]
+            assert await sh("find / -path /proc -prune -o -name 'shapes*demo*' -print 2>/dev/null | sort") == "\n".join(
+                ["/opt/env/lib/python3.11/site-packages/shapes_demo-1.0.dist-info", "/testbed/src/shapes_demo"]
+            ).replace("3.11", task.environment.python)
             run = await sandbox.exec(task.test_cmd, timeout_s=60)
             assert run.outcome is Outcome.OK, run.output
 
@@ -87,12 +87,8 @@ async def test_a_wrong_row_is_named_with_what_is_wrong(task, backend):
 
 
 async def test_the_same_seed_makes_the_same_tasks(made, backend, tmp_path):
-    tasks = await make_tasks(
-        ["shapes-demo"], 2, tmp_path, seed=1, difficulty="medium", workers=1, backend=backend
-    )
-    again = await make_tasks(
-        ["shapes-demo"], 2, tmp_path, seed=1, difficulty="medium", workers=1, backend=backend
-    )
+    tasks = await make_tasks(["shapes-demo"], 2, tmp_path, seed=1, difficulty="medium", workers=1, backend=backend)
+    again = await make_tasks(["shapes-demo"], 2, tmp_path, seed=1, difficulty="medium", workers=1, backend=backend)
     assert tasks == again
     assert load_tasks(tmp_path / "tasks.previous.jsonl") == tasks
 
@@ -112,11 +108,9 @@ async def test_an_interruption_keeps_what_was_found(index, backend, tmp_path):
 
 
 async def test_more_than_a_package_has_ends_with_a_reason(index, backend, tmp_path):
-    tasks = await make_tasks(
-        ["shapes-demo"], 200, tmp_path, seed=0, difficulty="easy", workers=2, backend=backend
-    )
-    reason = json.loads((tmp_path / "report.json").read_text())["packages"]["shapes-demo"]["reason"]
-    assert 5 < len(tasks) < 200
+    tasks = await make_tasks(["tiny-demo"], 60, tmp_path, seed=0, difficulty="easy", workers=2, backend=backend)
+    reason = json.loads((tmp_path / "report.json").read_text())["packages"]["tiny-demo"]["reason"]
+    assert 1 <= len(tasks) < 20
     assert f"only {len(tasks)} of" in reason
 
 
@@ -128,9 +122,7 @@ async def test_the_environment_is_rebuilt_from_the_row_alone(task, monkeypatch, 
         assert (await collect_patch(task, sandbox)).count("diff --git a/new.py b/new.py") == 1
 
 
-@pytest.mark.parametrize(
-    "change", [{"difficulty": "silly"}, {"count": 0}, {"packages": []}, {"packages": ["a b"]}]
-)
+@pytest.mark.parametrize("change", [{"difficulty": "silly"}, {"count": 0}, {"packages": []}, {"packages": ["a b"]}])
 async def test_bad_arguments_are_refused_in_one_line(change, backend, tmp_path):
     arguments = {"packages": ["shapes-demo"], "count": 1, "difficulty": "easy"} | change
     if arguments["packages"] == ["a b"]:

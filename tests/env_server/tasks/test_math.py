@@ -156,9 +156,7 @@ def test_an_endless_answer_is_wrong_in_time_and_the_next_is_judged():
 def test_judging_works_in_threads():
     answers: list[bool] = []
     threads = [
-        threading.Thread(
-            target=lambda: answers.append(judge(r"\boxed{\frac{3}{6}}", problem(r"\frac{1}{2}")))
-        )
+        threading.Thread(target=lambda: answers.append(judge(r"\boxed{\frac{3}{6}}", problem(r"\frac{1}{2}"))))
         for _ in range(4)
     ]
     for thread in threads:

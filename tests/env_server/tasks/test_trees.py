@@ -1,4 +1,4 @@
-"""Risks: a patch that loses a file, does not apply again, or is another one on another machine; git history that tells."""
+"""Risks: a patch that loses a file or does not apply again, a tree with another sha elsewhere, history that tells."""
 
 import subprocess
 

@@ -119,7 +119,7 @@ BROKEN = {
     "test_broken.py": "import a_module_that_nobody_has\n\ndef test_f():\n    assert True\n",
 }
 TINY = {
-    "pyproject.toml": PROJECT.format(name="tiny-demo"),
+    "pyproject.toml": PROJECT.format(name="tiny-demo") + '[tool.setuptools]\npy-modules = ["tiny_demo"]\n',
     "tiny_demo.py": "def least(a, b):\n    return a if a < b else b\n",
     "test_tiny.py": "from tiny_demo import least\n\n\n"
     + "".join(f"def test_{n}():\n    assert least({n}, 3) == {min(n, 3)}\n\n\n" for n in range(6)),

@@ -110,5 +110,6 @@ def _name(call: str) -> str:
     for position in range(len(call) - 1, -1, -1):
         depth += {")": 1, "(": -1}.get(call[position], 0)
         if call[position] == "(" and depth == 0:
-            return call[:position] if "(" not in call[:position] else call[:position].rpartition(")")[2].lstrip(".")
+            last = call[:position].rpartition(")")[2].lstrip(".")
+            return last or call.partition("(")[0]  # an instance that is called itself has no last name
     return call

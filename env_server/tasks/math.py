@@ -120,8 +120,7 @@ def split_solution(text: str) -> list[str]:
     if len(starts) >= 2:
         ends = [*starts[1:], len(text)]
         return [
-            text[0 if i == 0 else start : end].strip()
-            for i, (start, end) in enumerate(zip(starts, ends, strict=True))
+            text[0 if i == 0 else start : end].strip() for i, (start, end) in enumerate(zip(starts, ends, strict=True))
         ]
     return _whole_lines(CALCULATOR.sub("", text))
 
@@ -143,9 +142,7 @@ class MathSession:
         """Take a step. Anything but a step with text is a bad action, which counts but changes nothing."""
         text = action.arguments.get("text") if action.name == "step" else None
         if not isinstance(text, str) or not text.strip():
-            return Observation(
-                output="The only action is `step` with a non-empty `text`.", outcome="bad_action"
-            )
+            return Observation(output="The only action is `step` with a non-empty `text`.", outcome="bad_action")
         self.steps.append(text.strip())
         boxed = bool(BOXED.search(text))
         self.done = boxed or len(self.steps) >= self._max_steps
@@ -210,9 +207,7 @@ def _file_rows(path: Path) -> Iterable[tuple[int, Any]]:
 def _hub_rows(name: str) -> Iterable[Any]:
     repository, _, config = name.partition(":")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
-        raise TaskError(
-            f"no such file and no hub id: {name}; give a local JSONL, or `owner/name` of a data set"
-        )
+        raise TaskError(f"no such file and no hub id: {name}; give a local JSONL, or `owner/name` of a data set")
     try:
         from datasets import load_dataset
 
@@ -223,9 +218,7 @@ def _hub_rows(name: str) -> Iterable[Any]:
         ) from None
     except Exception as error:
         reason = str(error).strip().split("\n")[0]
-        raise TaskError(
-            f"cannot load {name} from the hub ({reason}); offline, give a local JSONL instead"
-        ) from None
+        raise TaskError(f"cannot load {name} from the hub ({reason}); offline, give a local JSONL instead") from None
 
 
 def _task(row: Any, source: str, where: str, number: int) -> Task:

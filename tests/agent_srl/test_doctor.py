@@ -51,9 +51,7 @@ def test_this_machine_is_described_as_json():
     result = CliRunner().invoke(app, ["--json"])
     said = json.loads(result.stdout)
     assert result.exit_code == 0
-    assert {"python", "cores", "torch", "cuda", "bubblewrap", "docker"} <= {
-        fact["name"] for fact in said["facts"]
-    }
+    assert {"python", "cores", "torch", "cuda", "bubblewrap", "docker"} <= {fact["name"] for fact in said["facts"]}
     assert all(bool(job["fix"]) != job["ok"] for job in said["jobs"])
 
 

@@ -46,7 +46,9 @@ async def test_logprobs_are_those_of_a_forward_pass(model):
 async def test_a_seed_gives_the_same_tokens_whoever_shares_the_batch(model):
     sampling = Sampling(1.0, 16, seed=5)
     [alone] = await generate(model, [(PROMPTS[1], 4, sampling)])
-    together = await generate(model, [(p, 4, Sampling(1.0, 16, seed=i)) for i, p in enumerate(PROMPTS)] + [(PROMPTS[1], 4, sampling)])
+    together = await generate(
+        model, [(p, 4, Sampling(1.0, 16, seed=i)) for i, p in enumerate(PROMPTS)] + [(PROMPTS[1], 4, sampling)]
+    )
     assert [c.tokens_T for c in together[-1]] == [c.tokens_T for c in alone]
     assert len({c.tokens_T for c in alone}) > 1
 

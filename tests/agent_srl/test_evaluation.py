@@ -17,7 +17,9 @@ def bash(command: str) -> Action:
 
 
 def example(i: int, command: str, previous: str | None = None) -> StepExample:
-    return StepExample(f"t#{i}", "r", f"t{i % 3}", i, (1,), bash(command), (2,), (-100,), bash(previous) if previous else None)
+    return StepExample(
+        f"t#{i}", "r", f"t{i % 3}", i, (1,), bash(command), (2,), (-100,), bash(previous) if previous else None
+    )
 
 
 def test_bootstrap_intervals_cover_the_mean_about_as_often_as_they_say():

@@ -39,7 +39,9 @@ def test_tree_rows_equal_dense_rows_in_logprobs_and_gradients(tiny_model):
             gains = row.per_token([b.advantage for b in row.branches])
             weights = row.per_token([b.weight for b in row.branches])
             policy_loss(logprobs, logprobs.detach(), gains, weights, 0.2).backward()
-            for branch, part in zip(row.branches, logprobs.detach().split([len(b.tokens) for b in row.branches]), strict=True):
+            for branch, part in zip(
+                row.branches, logprobs.detach().split([len(b.tokens) for b in row.branches]), strict=True
+            ):
                 found[branch.tokens] = part
         results.append((len(rows), sum(r.size() for r in rows), found, [p.grad.clone() for p in model.parameters()]))
     (tree_rows, tree_size, tree, tree_grads), (dense_rows, dense_size, dense, dense_grads) = results

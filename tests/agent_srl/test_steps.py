@@ -42,7 +42,9 @@ def test_full_context_prompts_are_exact_token_prefixes_of_each_other(renderer, t
     for before, after in zip(data.examples, data.examples[1:], strict=False):
         assert after.prompt_P[: len(before.prompt_P)] == before.prompt_P
     second = data.examples[2]
-    assert second.prompt_P[len(data.examples[1].prompt_P) :][: len(data.examples[1].target_T)] == data.examples[1].target_T
+    assert (
+        second.prompt_P[len(data.examples[1].prompt_P) :][: len(data.examples[1].target_T)] == data.examples[1].target_T
+    )
 
 
 def test_prompt_and_target_read_like_the_template(renderer, trajectories):

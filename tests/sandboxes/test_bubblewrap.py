@@ -34,13 +34,9 @@ async def test_no_installed_package_of_the_host_is_in_sight(backend):
         assert any(folder.startswith(str(mounts.python().parents[1])) for folder in folders)
         listed = await sandbox.exec(f"ls -A {' '.join(folders)} | grep -v : | grep .", timeout_s=20)
         assert listed.output == ""
-        wheels = await sandbox.exec(
-            "find / -path /proc -prune -o -name 'pip*.whl' -print 2>/dev/null", timeout_s=60
-        )
+        wheels = await sandbox.exec("find / -path /proc -prune -o -name 'pip*.whl' -print 2>/dev/null", timeout_s=60)
         assert wheels.output == ""
-        found = await sandbox.exec(
-            f"{mounts.python()} -c 'import pip'; python3 -c 'import pytest'", timeout_s=20
-        )
+        found = await sandbox.exec(f"{mounts.python()} -c 'import pip'; python3 -c 'import pytest'", timeout_s=20)
         assert found.output.count("ModuleNotFoundError") == 2
 
 
@@ -154,9 +150,7 @@ def test_without_bubblewrap_the_message_names_the_package(monkeypatch):
 
 
 def test_where_namespaces_are_forbidden_the_message_says_how_to_allow_them(monkeypatch, tmp_path: Path):
-    (tmp_path / "bwrap").write_text(
-        "#!/bin/sh\necho 'bwrap: No permissions to create new namespace' >&2; exit 1\n"
-    )
+    (tmp_path / "bwrap").write_text("#!/bin/sh\necho 'bwrap: No permissions to create new namespace' >&2; exit 1\n")
     (tmp_path / "bwrap").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
     with pytest.raises(SandboxUnavailable, match=r"sysctl.*seccomp=unconfined"):

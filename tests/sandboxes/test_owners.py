@@ -94,10 +94,7 @@ def test_a_killed_owner_leaves_no_container(tmp_path):
     mine = {"label": "agent-srl"}
 
     def left() -> bool:
-        return any(
-            f"-{owner.pid}-" in found["Labels"]["agent-srl"]
-            for found in api.containers(all=True, filters=mine)
-        )
+        return any(f"-{owner.pid}-" in found["Labels"]["agent-srl"] for found in api.containers(all=True, filters=mine))
 
     assert left()
     owner.kill()

@@ -127,9 +127,7 @@ def mixture(rng: random.Random) -> Draft:
     drink = rng.choice(("juice", "syrup", "vinegar", "milk"))
     a, b = l1 * p1 // 100, l2 * p2 // 100
     draft = Draft("mixture")
-    draft.say(
-        f"One jug holds {l1} ml of a drink with {p1}% {drink}, another {l2} ml of one with {p2}% {drink}."
-    )
+    draft.say(f"One jug holds {l1} ml of a drink with {p1}% {drink}, another {l2} ml of one with {p2}% {drink}.")
     draft.say(f"They are poured together. How many ml of the mixture are not {drink}?")
     draft.work(
         f"The first jug holds {l1} * {p1} / 100 = {a} ml of {drink}.",
@@ -186,9 +184,7 @@ def clock(rng: random.Random) -> Draft:
     total = rounds * each + (rounds - 1) * pause
     hours = -(-total // 60)
     draft = Draft("clock")
-    draft.say(
-        f"{name} {sport} {rounds} rounds of {each} minutes with a break of {pause} minutes between rounds."
-    )
+    draft.say(f"{name} {sport} {rounds} rounds of {each} minutes with a break of {pause} minutes between rounds.")
     draft.say(f"The hall is booked for {hours} hours. How many minutes are left at the end?")
     draft.work(
         f"The rounds take {rounds} * {each} = {rounds * each} minutes.",

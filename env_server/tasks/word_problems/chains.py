@@ -61,9 +61,7 @@ def _gain(rng: random.Random, draft: Draft, count: int, name: str, friend: str, 
 
 def _loss(rng: random.Random, draft: Draft, count: int, name: str, friend: str, things: str) -> int:
     n = rng.randint(2, max(3, count // 3))
-    draft.say(
-        rng.choice((f"{name} gives {n} of them to {friend}.", f"A careless moment costs {n} {things}."))
-    )
+    draft.say(rng.choice((f"{name} gives {n} of them to {friend}.", f"A careless moment costs {n} {things}.")))
     draft.work(f"After losing {n}, {name} has {count} - {n} = {count - n} {things}.")
     return count - n
 

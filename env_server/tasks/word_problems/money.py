@@ -76,9 +76,7 @@ def fence(rng: random.Random) -> Draft:
         )
         return draft.finish((rim - gate) * price, "So the fence costs {} dollars.")
     bed, area = gate * gate, long * wide
-    draft.say(
-        f"A square bed with sides of {gate} m is planted; the rest becomes lawn at ${price} per square metre."
-    )
+    draft.say(f"A square bed with sides of {gate} m is planted; the rest becomes lawn at ${price} per square metre.")
     draft.say("How many dollars does the lawn cost?")
     draft.work(
         f"The garden covers {long} * {wide} = {area} square metres.",
@@ -148,9 +146,7 @@ def plan(rng: random.Random) -> Draft:
     extra = used - free
     month = fee + extra * price
     draft = Draft("plan")
-    draft.say(
-        f"A phone plan costs {fee} euros a month with {free} minutes free; one more costs {price} euros."
-    )
+    draft.say(f"A phone plan costs {fee} euros a month with {free} minutes free; one more costs {price} euros.")
     draft.say(f"{name} talks {used} minutes every month. How many euros does {name} pay in {months} months?")
     draft.work(
         f"Each month {used} - {free} = {extra} minutes are not free.",
@@ -168,12 +164,8 @@ def overtime(rng: random.Random) -> Draft:
     high = pay * 3 // 2
     gross = pay * usual + high * over
     draft = Draft("overtime")
-    draft.say(
-        f"{name} earns ${pay} an hour for {usual} hours a week; overtime pays one and a half times as much."
-    )
-    draft.say(
-        f"This week {name} worked {usual + over} hours and paid ${rent} in fees. How many dollars remain?"
-    )
+    draft.say(f"{name} earns ${pay} an hour for {usual} hours a week; overtime pays one and a half times as much.")
+    draft.say(f"This week {name} worked {usual + over} hours and paid ${rent} in fees. How many dollars remain?")
     draft.work(
         f"The usual hours bring {pay} * {usual} = {pay * usual} dollars.",
         f"Overtime is {usual + over} - {usual} = {over} hours.",
@@ -193,9 +185,7 @@ def profit(rng: random.Random) -> Draft:
     cost = rng.randint(each // 2, max(each // 2, sold * price // boxes - 1))
     draft = Draft("profit")
     draft.say(f"{name} buys {boxes} boxes of {each} {fruit} at ${cost} a box.")
-    draft.say(
-        f"{spoiled} of the {fruit} spoil; the rest sell for ${price} each. How many dollars are gained?"
-    )
+    draft.say(f"{spoiled} of the {fruit} spoil; the rest sell for ${price} each. How many dollars are gained?")
     draft.work(
         f"The boxes cost {boxes} * {cost} = {boxes * cost} dollars.",
         f"They hold {boxes} * {each} = {boxes * each} {fruit}.",

@@ -86,9 +86,7 @@ BUGS = {
     "direct": [("ranges/text.py", "if s.first == s.last else", "if s.first != s.last else")],
     "raises": [("ranges/text.py", 'partition("-")', 'partition(",")')],
     "indirect": [("ranges/span.py", "max(self.last, other.last)", "min(self.last, other.last)")],
-    "deleted": [
-        ("ranges/text.py", "            merged[-1] = merged[-1].merge(span)\\n", "            pass\\n")
-    ],
+    "deleted": [("ranges/text.py", "            merged[-1] = merged[-1].merge(span)\\n", "            pass\\n")],
     "two": [
         ("ranges/span.py", "self.first <= other.last + 1 and", "self.first <= other.last and"),
         ("ranges/text.py", "int(last) if dash else", "int(first) if dash else"),
@@ -160,9 +158,7 @@ class SmallService:
         session = f"s{len(self._live)}-{task_id}"
         self._live[session] = (sandbox, Editor(), task_id)
         info = self._tasks[task_id].public()
-        return SessionInfo(
-            session_id=session, task=info, tools=[], max_steps=50, command_timeout_s=30, lease_s=60
-        )
+        return SessionInfo(session_id=session, task=info, tools=[], max_steps=50, command_timeout_s=30, lease_s=60)
 
     async def step(self, session: str, action: Action) -> Observation:
         sandbox, editor, _ = self._live[session]

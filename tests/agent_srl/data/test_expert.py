@@ -75,9 +75,7 @@ async def test_thoughts_are_short_and_never_leak(service: SmallService):
 async def test_the_same_seed_takes_the_same_steps_and_another_seed_others(service: SmallService):
     again = await record_trajectory(task("indirect"), service, 0)  # type: ignore[arg-type]
     runs = [again, *[await record(service, "indirect", seed) for seed in (0, 1, 2)]]
-    plain = [
-        [(s.thought, s.action.model_dump_json(), TIMES.sub("", s.observation)) for s in r.steps] for r in runs
-    ]
+    plain = [[(s.thought, s.action.model_dump_json(), TIMES.sub("", s.observation)) for s in r.steps] for r in runs]
     assert plain[0] == plain[1]
     assert len({tuple(action for _, action, _ in run) for run in plain}) >= 2
 
@@ -156,9 +154,7 @@ def test_the_way_leads_over_calls_from_the_named_function(tmp_path: Path):
 
 
 def test_only_code_that_runs_alone_is_taken_for_a_reproduction():
-    statement = (
-        "```python\nimport x\n\nx.f(1)\n```\n`y.g(2)` and\n```\nassert 1 == 2\n```\n>>> import z\n>>> z.h()\n"
-    )
+    statement = "```python\nimport x\n\nx.f(1)\n```\n`y.g(2)` and\n```\nassert 1 == 2\n```\n>>> import z\n>>> z.h()\n"
     assert snippets_in(statement) == ["import x\nprint(x.f(1))", "import z\nprint(z.h())"]
     assert printing("not python (") == ""
 

@@ -10,9 +10,7 @@ from agent_srl.data.formats import read_trajectories, repo_of, write_trajectorie
 from agent_srl.errors import DataError
 from env_server.schema import Action, Step, Trajectory
 
-TASK = (
-    "<pr_description>\nConsider the following PR description:\nIt breaks.\n</pr_description>\n<instructions>"
-)
+TASK = "<pr_description>\nConsider the following PR description:\nIt breaks.\n</pr_description>\n<instructions>"
 SUBMIT = "echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT && git add -A && git diff --cached"
 
 
@@ -81,9 +79,7 @@ def test_text_turns_become_steps_with_bare_thoughts_and_outputs(tmp_path: Path):
 
 
 def test_a_rejected_turn_is_history_but_no_target(tmp_path: Path):
-    complaint = (
-        "Please always provide EXACTLY ONE action in triple backticks, found 2 actions.\n\nPlease format"
-    )
+    complaint = "Please always provide EXACTLY ONE action in triple backticks, found 2 actions.\n\nPlease format"
     record = text_record(
         (block("THOUGHT: an example", "rm -rf example", "ls"), complaint),
         ("THOUGHT: no block at all", complaint),
@@ -92,10 +88,7 @@ def test_a_rejected_turn_is_history_but_no_target(tmp_path: Path):
     steps = read_one(tmp_path, record).steps
     assert [step.is_target for step in steps] == [False, True]
     assert steps[0].action.arguments["command"] == "rm -rf example\nls"
-    assert (
-        steps[0].observation
-        == "Please always provide EXACTLY ONE action in triple backticks, found 2 actions."
-    )
+    assert steps[0].observation == "Please always provide EXACTLY ONE action in triple backticks, found 2 actions."
 
 
 def test_a_cut_output_says_so_and_a_silent_failure_shows_its_code(tmp_path: Path):
@@ -117,9 +110,7 @@ def test_output_that_talks_about_output_tags_is_kept_whole(tmp_path: Path):
 
 
 def test_tool_calls_become_steps_and_keep_their_own_answers(tmp_path: Path):
-    record = call_record(
-        [("bash", {"command": "ls"}), ("bash", {"command": "pwd"}), ("python", {"code": "1"})]
-    )
+    record = call_record([("bash", {"command": "ls"}), ("bash", {"command": "pwd"}), ("python", {"code": "1"})])
     steps = read_one(tmp_path, record).steps
     assert [(s.action.name, s.observation, s.thought) for s in steps] == [
         ("bash", "out0", "why"),

@@ -36,7 +36,8 @@ def patch_solver(env: Environment, *, gold: bool) -> Solve:
     """The gold patch (for math the reference answer) or nothing, in place of a model: checks the machine."""
 
     async def solve(task: Task) -> Episode:
-        submission = (task.patch or task.answer) if gold else ""
+        reference = f"\\boxed{{{task.answer}}}" if task.kind == "math" else task.patch
+        submission = reference if gold else ""
         verdict = await env.grade(task.instance_id, submission)
         trajectory = Trajectory(
             instance_id=task.instance_id,

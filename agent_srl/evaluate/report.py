@@ -38,8 +38,8 @@ def report(comparison: Comparison, verdicts: list[Verdict], out: Path, console: 
     console.say(f"samples: {out / 'srl' / 'samples.jsonl'} and {out / 'srl' / 'metrics.jsonl'}")
 
 
-def resolve_summary(verdicts: list[Verdict]) -> dict[str, Any] | None:
-    """Resolve rate over the verdicts that are not masked, with a bootstrap and a Wilson interval."""
+def resolve_summary(verdicts: list[Verdict], what: str = "resolved") -> dict[str, Any] | None:
+    """Resolve rate (for math: `what` is `solved`) over the verdicts that are not masked, with a bootstrap and a Wilson interval."""
     if not verdicts:
         return None
     scored = [v for v in verdicts if v.reward is not None]
@@ -55,7 +55,7 @@ def resolve_summary(verdicts: list[Verdict]) -> dict[str, Any] | None:
     share = wilson(int(sum(values)), len(values))
     boot = f"95 % [{rate.low:.1%}, {rate.high:.1%}] by bootstrap"
     text = (
-        f"resolved {int(sum(values))} of {len(values)}: {rate.mean:.1%}, {boot}, "
+        f"{what} {int(sum(values))} of {len(values)}: {rate.mean:.1%}, {boot}, "
         f"[{share.low:.1%}, {share.high:.1%}] by Wilson; {masked} masked by infrastructure failures"
     )
     return {

@@ -56,7 +56,7 @@ async def evaluate_run(
     workers = config.eval.workers
     try:
         verdicts = await evaluate(rows, solver(0.0, 0), folder, name, workers, console)
-        _print(verdicts, "greedy" if policy else name)
+        _print(verdicts, "greedy" if policy else name, "solved" if config.task == "math" else "resolved")
         if policy and config.task == "math":
             runs = [
                 await evaluate(rows, solver(1.0, k + 1), folder / f"sample-{k + 1}", name, workers, console)
@@ -75,11 +75,11 @@ def _tasks(config: Config, source: str) -> list[Task]:
     return load_math(source) if source else generate_problems(50, config.seed + 1)
 
 
-def _print(verdicts: list[Verdict], name: str) -> None:
+def _print(verdicts: list[Verdict], name: str, what: str) -> None:
     for verdict in verdicts:
         if verdict.failure:
             print(f"{verdict.instance_id}: masked, {verdict.failure.kind}: {verdict.failure.reason}")
-    summary = resolve_summary(verdicts)
+    summary = resolve_summary(verdicts, what)
     print(f"{name}: {summary['text']}" if summary else f"{name}: nothing to judge")
 
 

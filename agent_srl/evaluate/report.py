@@ -39,7 +39,8 @@ def report(comparison: Comparison, verdicts: list[Verdict], out: Path, console: 
 
 
 def resolve_summary(verdicts: list[Verdict], what: str = "resolved") -> dict[str, Any] | None:
-    """Resolve rate (for math: `what` is `solved`) over the verdicts that are not masked, with a bootstrap and a Wilson interval."""
+    """Resolve rate (for math: `what` is `solved`) over the verdicts that are not masked, with its
+    bootstrap and Wilson intervals."""
     if not verdicts:
         return None
     scored = [v for v in verdicts if v.reward is not None]

@@ -1,4 +1,4 @@
-"""Risks: an unknown key that is ignored, a shipped config that does not load, a run that goes on with other settings."""
+"""Risks: an unknown key that is ignored, a shipped config that does not load, a run resumed with other settings."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_a_run_goes_on_only_with_the_same_settings(tmp_path):
     open_run(tmp_path / "run", config)
     longer = Config.model_validate({"train": {"max_steps": 99}, "eval": {"controls": True}})
     open_run(tmp_path / "run", longer)
-    with pytest.raises(ConfigError, match="data.context='full'"):
+    with pytest.raises(ConfigError, match=r"data\.context='full'"):
         open_run(tmp_path / "run", Config.model_validate({"data": {"context": "window"}}))
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("precious")

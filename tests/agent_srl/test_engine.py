@@ -1,4 +1,4 @@
-"""Risks: shared prefixes that change what is generated, seeds that do not hold, a failed batch that hangs its callers."""
+"""Risks: shared prefixes that change what is generated, seeds that do not hold, a failed batch that hangs callers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Risks: a tree that is not exact, a masked sample that moves its group, a loss with the wrong sign, updates lost in bf16."""
+"""Risks: a tree that is not exact, a masked sample that moves its group, a wrong sign, updates lost in bf16."""
 
 from __future__ import annotations
 

@@ -17,7 +17,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import tomllib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,13 +25,13 @@ from pathlib import Path
 from env_server.errors import TaskError
 from env_server.schema import PythonEnvironment
 from env_server.settings import cache_home
+from env_server.tasks import needs
 from env_server.tasks.sources import Source, fetch, file_lock, normalise, pip
 from sandboxes.base import Limits, SandboxSpec
 
 INSIDE = "/opt/env"
 WORKDIR = "/testbed"
-TEST_EXTRAS = ("test", "tests", "testing")
-LAYOUT = 1
+LAYOUT = 3
 """Part of the cache key: raise it when what is built changes."""
 
 
@@ -63,22 +62,23 @@ class Environment:
             workdir=WORKDIR,
             read_only=mounts,
             hidden=_second_copies(base, self.record.python),
-            env=test_env(roots, f"{INSIDE}/bin:/usr/local/bin:/usr/bin:/bin"),
+            env={**test_env(roots, self.record), "PATH": f"{INSIDE}/bin:/usr/local/bin:/usr/bin:/bin"},
             limits=limits or Limits(),
         )
 
 
-def test_env(import_roots: Sequence[str], path: str = "") -> dict[str, str]:
-    """Environment variables of every command of a task; deterministic hashes, no bytecode left in the tree."""
-    folders = list(dict.fromkeys([*import_roots, WORKDIR]))
+def test_env(import_roots: Sequence[str], record: PythonEnvironment) -> dict[str, str]:
+    """Variables of every command of a task: deterministic hashes and examples, no bytecode left in the tree."""
     variables = {
-        "PYTHONPATH": ":".join(folders),
+        "PYTHONPATH": ":".join(dict.fromkeys([*import_roots, WORKDIR])),
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONHASHSEED": "0",
         "LC_ALL": "C.UTF-8",
         "TZ": "UTC",
     }
-    return variables | ({"PATH": path} if path else {})
+    if any(pin.startswith("hypothesis==") for pin in record.requirements):
+        variables["CI"] = "true"  # its profile of that name: no random examples, no deadlines
+    return variables
 
 
 def build(source: Source) -> Environment:
@@ -88,7 +88,7 @@ def build(source: Source) -> Environment:
         TaskError: it cannot be installed, has compiled modules, or pytest itself needs it.
     """
     minor = f"{sys.version_info.major}.{sys.version_info.minor}"
-    pins = _home() / f"{source.name}-{source.version}-{source.sha256[:12]}-py{minor}.json"
+    pins = _home() / f"{source.name}-{source.version}-{source.sha256[:12]}-py{minor}-v{LAYOUT}.json"
     with file_lock(f"env-{source.name}"):
         if pins.exists():
             record = PythonEnvironment.model_validate_json(pins.read_text())
@@ -195,31 +195,18 @@ def _install(source: Source, record: PythonEnvironment | None, python: Path) -> 
     if record is not None:
         pip("install", "--no-deps", *record.requirements, archive, python=python)
         return
-    extras, groups = _test_requirements(source)
-    if extras or groups:
+    wanted = [needs.extras(source), *needs.groups(source), *needs.declared_imports(source)]
+    if any(wanted):
+        extra, *more = wanted
         try:
-            pip("install", "pytest", archive + extras, *groups, python=python)
+            pip("install", "pytest", archive + extra, *more, python=python)
             return
         except TaskError:
-            pass  # an extra that cannot be had here is no reason to give up
+            pass  # a test requirement that cannot be had here is no reason to give up
     try:
         pip("install", "pytest", archive, python=python)
     except TaskError as error:
         raise TaskError(f"{source.name}: cannot be installed ({error})") from None
-
-
-def _test_requirements(source: Source) -> tuple[str, list[str]]:
-    """pip's words for the extras and dependency groups that hold what the tests need."""
-    info = source.tree / "PKG-INFO"
-    text = info.read_text(errors="replace") if info.exists() else ""
-    extras = [name for name in re.findall(r"^Provides-Extra: (\S+)", text, re.M) if name in TEST_EXTRAS]
-    project = source.tree / "pyproject.toml"
-    try:
-        table = tomllib.loads(project.read_text()).get("dependency-groups", {}) if project.exists() else {}
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError):
-        table = {}
-    groups = [word for name in TEST_EXTRAS if name in table for word in ("--group", f"{project}:{name}")]
-    return (f"[{','.join(extras)}]" if extras else ""), groups
 
 
 def _needed_by_pytest(site: Path) -> set[str]:

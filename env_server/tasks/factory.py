@@ -156,7 +156,7 @@ class Factory:
         async with self._gate:
             observed = await observe(
                 lab,
-                self._suite.command,
+                self._suite.options,
                 planted.failing,
                 self.environment.modules,
                 bug,

@@ -13,6 +13,7 @@ import json
 import math
 import re
 import shlex
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,16 +26,23 @@ from env_server.tasks.hidden import function_of
 from sandboxes.base import Backend, ExecResult, Limits, Outcome, Sandbox
 
 TEST_COMMAND = "python -m pytest -rA -o addopts= -p no:cacheprovider -p no:randomly"
-FALLBACKS = ("", " --import-mode=importlib", " -W default -o required_plugins= -o xfail_strict=false")
+FALLBACKS = (
+    "",
+    " --import-mode=importlib",
+    " -o python_files='test*.py *_test.py tests.py'",
+    " -W default -o required_plugins= -o xfail_strict=false",
+)
 """Tried in turn where a suite cannot be collected; `-o addopts=` dropped what the author may need."""
 COLLECT_S = 120.0
+SLOW_SUITE_FILES = 12
+NOTHING_COLLECTED = 5
 WALL_FACTOR = 4.0
 """A run may take this times its CPU seconds: tests sleep, and machines are busy."""
 LIMITS = Limits(memory_mb=2048, output_bytes=8 * 1024 * 1024)
 MAX_NAMES_CHARS = 60_000
 """Linux takes no argument above 128 KiB."""
 PRISTINE = "/tmp/pristine"
-_BROKEN_FILE = re.compile(r"^ERROR (\S+\.py)(?: - .*)?$", re.M)
+_BROKEN_FILE = re.compile(r"^ERROR (\S+?\.py)(?:::\S+)?(?: - .*)?$", re.M)
 _TIMES = re.compile(r"^(\d+)m([\d.]+)s \d+m[\d.]+s$", re.M)
 """The last line of bash's `times`: user and system time of what it ran."""
 _PASSED = ("PASSED", "XFAIL")
@@ -120,7 +128,10 @@ def parse(result: ExecResult, parser: str = "parse_log_pytest") -> Run:
 class Suite:
     """What a package's tests do on the pristine tree."""
 
-    command: str
+    options: str
+    """The test command, without the files."""
+    part: str
+    """The files that are run of a slow suite; empty for all."""
     passing: frozenset[str]
     """Ids that passed twice, all of them in `.py` files."""
     test_files: frozenset[str]
@@ -128,6 +139,11 @@ class Suite:
     """Of one run, in CPU seconds."""
     callers: Mapping[tuple[str, str], frozenset[str]]
     """(file, qualified name) of a function -> ids of the tests that call it; the empty id: at import."""
+
+    @property
+    def command(self) -> str:
+        """Runs every test of `passing`."""
+        return self.options + self.part
 
     def reach(self, functions: Iterable[tuple[str, str]]) -> frozenset[str]:
         """Tests that a change of these functions can touch; all of them if one is called at import."""
@@ -142,7 +158,7 @@ class Suite:
         names = sorted({function_of(test) for test in tests})
         if 2 * len(tests) > len(self.passing) or sum(map(len, names)) > MAX_NAMES_CHARS:
             return self.command
-        return f"{self.command} {' '.join(map(shlex.quote, names))}"
+        return f"{self.options} {' '.join(map(shlex.quote, names))}"
 
 
 async def measure(name: str, lab: Lab, modules: Sequence[str], *, max_s: float, min_tests: int) -> Suite:
@@ -156,8 +172,8 @@ async def measure(name: str, lab: Lab, modules: Sequence[str], *, max_s: float, 
     Raises:
         TaskError: why no tasks can be made of it.
     """
-    command, first = await _collectable(name, lab, max_s)
-    second, callers = await _traced(lab, command, modules, 4 * max_s)
+    options, part, first = await _collectable(name, lab, max_s)
+    second, callers = await _traced(lab, options + part, modules, 4 * max_s)
     passing = {test for test in first.passed() & second.passed() if ".py::" in test}
     flaky = first.passed() ^ second.passed()
     if len(passing) < min_tests:
@@ -165,7 +181,7 @@ async def measure(name: str, lab: Lab, modules: Sequence[str], *, max_s: float, 
     if len(flaky) > max(3, len(passing) // 10):
         raise TaskError(f"{name}: {len(flaky)} tests pass in one run and not in the next")
     files = frozenset(test.split("::")[0] for test in passing)
-    return Suite(command, frozenset(passing), files, first.cpu_s, callers)
+    return Suite(options, part, frozenset(passing), files, first.cpu_s, callers)
 
 
 async def _traced(
@@ -189,27 +205,51 @@ async def _traced(
     return run, {function: frozenset(tests) for function, tests in callers.items()}
 
 
-async def _collectable(name: str, lab: Lab, max_s: float) -> tuple[str, Run]:
-    """The first test command under which enough can be collected; files that cannot are left out of it."""
+async def _collectable(name: str, lab: Lab, max_s: float) -> tuple[str, str, Run]:
+    """The first test command under which enough can be collected, the files if not all, and its run."""
     best: tuple[str, Run] | None = None
     for fallback in FALLBACKS:
         command = TEST_COMMAND + fallback
         run = await lab.run({}, command, max_s)
-        if run.exit_code is None or run.exit_code > 128:
-            raise TaskError(f"{name}: its tests take more than {max_s:.0f} s of CPU time, wait too long, or crash")
         if run.exit_code in (2, 3) and (broken := sorted(set(_BROKEN_FILE.findall(run.output)))):
             without = command + "".join(f" --ignore={file}" for file in broken)
             others = await lab.run({}, without, max_s)
-            if others.passed():
+            if others.passed() or _lost(others):
                 command, run = without, others
-        if run.exit_code is not None and (best is None or len(run.passed()) > len(best[1].passed())):
+        if _lost(run):
+            return command, *await _quick_part(name, lab, command, max_s)
+        if best is None or len(run.passed()) > len(best[1].passed()) or best[1].exit_code == NOTHING_COLLECTED:
             best = command, run
         if run.exit_code in (0, 1):
             break
     assert best is not None
     if not best[1].passed():
         raise TaskError(f"{name}: no test can be run{_last_words(best[1])}")
-    return best
+    return best[0], "", best[1]
+
+
+def _lost(run: Run) -> bool:
+    """Whether a limit ended it, or a crash."""
+    return run.exit_code is None or run.exit_code > 128
+
+
+async def _quick_part(name: str, lab: Lab, command: str, max_s: float) -> tuple[str, Run]:
+    """Test files of a slow suite that together take half of the time allowed, the smallest first."""
+    listing = await lab.run({}, f"{command} --collect-only -q", max_s)
+    sizes = Counter(line.split("::")[0] for line in listing.output.splitlines() if ".py::" in line)
+    chosen: list[str] = []
+    left = max_s / 2
+    for file, _ in sorted(sizes.items(), key=lambda item: item[1])[:SLOW_SUITE_FILES]:
+        run = await lab.run({}, f"{command} {shlex.quote(file)}", left)
+        if run.exit_code in (0, 1) and run.cpu_s < left:
+            chosen.append(shlex.quote(file))
+            left -= run.cpu_s
+        if left < 1:
+            break
+    if not chosen:
+        raise TaskError(f"{name}: its tests take more than {max_s:.0f} s of CPU time, wait for something, or crash")
+    part = "".join(f" {file}" for file in chosen)
+    return part, await lab.run({}, command + part, max_s)
 
 
 def _last_words(run: Run) -> str:

@@ -71,7 +71,7 @@ def _spec(task: Task, backend: Backend, settings: Settings, limits: Limits) -> S
         image = task.image or settings.image
         if not image:
             raise TaskError(f"{task.instance_id} names no image: set one with Python, pytest and git in the settings")
-        env = test_env(IMAGE_ROOTS) if task.environment else {}
+        env = test_env(IMAGE_ROOTS, task.environment) if task.environment else {}
         return SandboxSpec(workdir=WORKDIR, image=image, env=env, limits=limits)
     if task.environment is None:
         raise TaskError(f"{task.instance_id} has no Python environment: it needs its image and the docker sandbox")

@@ -67,7 +67,7 @@ def metrics(out: Path) -> list[dict]:
 def unbroken(expert, tiny_model, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("unbroken") / "run"
     done = subprocess.run(
-        command(expert, tiny_model, out, "train.max_steps=6"), capture_output=True, text=True, timeout=400
+        command(expert, tiny_model, out, "train.max_steps=6"), capture_output=True, text=True, timeout=580
     )
     assert done.returncode == 0, done.stderr
     return out
@@ -109,7 +109,7 @@ def test_a_run_killed_in_training_goes_on_and_reaches_the_same_metrics(unbroken,
     started.wait()
     before = metrics(out)
     assert 3 <= len(before) < 6
-    done = subprocess.run(full, capture_output=True, text=True, timeout=400)
+    done = subprocess.run(full, capture_output=True, text=True, timeout=580)
     assert done.returncode == 0, done.stderr
     assert metrics(out) == metrics(unbroken)
     assert json.loads((out / "results.json").read_text()) == json.loads((unbroken / "results.json").read_text())
@@ -118,7 +118,7 @@ def test_a_run_killed_in_training_goes_on_and_reaches_the_same_metrics(unbroken,
 def test_a_finished_run_is_used_again(unbroken, expert, tiny_model):
     before = (unbroken / "model" / "model.safetensors").stat().st_mtime_ns
     done = subprocess.run(
-        command(expert, tiny_model, unbroken, "train.max_steps=6"), capture_output=True, text=True, timeout=200
+        command(expert, tiny_model, unbroken, "train.max_steps=6"), capture_output=True, text=True, timeout=580
     )
     assert done.returncode == 0 and "already trained" in done.stderr
     assert (unbroken / "model" / "model.safetensors").stat().st_mtime_ns == before
@@ -129,7 +129,7 @@ def test_a_run_without_signal_stops_with_advice(expert, tiny_model, tmp_path):
         command(expert, tiny_model, tmp_path / "run", "warmup.steps=0", "train.refill_rounds=0", "eval.steps=0"),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=580,
     )
     assert done.returncode == 2
     assert "nothing to learn from" in done.stderr and "warmup.steps" in done.stderr and "Traceback" not in done.stderr

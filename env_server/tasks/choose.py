@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from itertools import cycle
 
 from env_server.tasks.mutate import Copies, Edit, is_change
@@ -27,7 +27,15 @@ _LOOK = 4
 
 
 class Chooser:
-    """Draws edits of one package, kinds in turn, without repetition."""
+    """Draws edits of one package, kinds in turn, without repetition.
+
+    Args:
+        edits: all there are.
+        sources: path -> content of the modules.
+        copies: refuses functions that stand a second time somewhere.
+        difficulty: a key of `LEVELS`.
+        broad: functions that so many tests call that a bug in them rarely fails few.
+    """
 
     def __init__(
         self,
@@ -36,11 +44,13 @@ class Chooser:
         copies: Copies,
         rng: random.Random,
         difficulty: str,
+        broad: Set[tuple[str, str]] = frozenset(),
     ) -> None:
         self._sources = sources
         self._copies = copies
         self._rng = rng
         self._difficulty = difficulty
+        self._broad = broad
         self._pools: dict[str, list[Edit]] = {}
         for edit in rng.sample(list(edits), len(edits)):
             self._pools.setdefault(edit.kind, []).append(edit)
@@ -81,12 +91,13 @@ class Chooser:
         if self._used[kind] >= self._cap_kind:
             return None
         while free := [edit for edit in pool if self._used[edit.file, edit.function] < self._cap_function]:
-            edit = min(free[-_LOOK:], key=self._size)
+            edit = min(free[-_LOOK:], key=self._order)
             pool.remove(edit)
             if is_change(self._sources[edit.file], edit) and self._copies.unique(edit):
                 return edit
         return None
 
-    def _size(self, edit: Edit) -> int:
-        """Smaller first where it is to be easy, larger first where it is to be hard, as drawn otherwise."""
-        return {"easy": 1, "hard": -1}.get(self._difficulty, 0) * edit.function_lines
+    def _order(self, edit: Edit) -> tuple[bool, int]:
+        """Broad functions last; then small ones first where it is to be easy, large ones where it is to be hard."""
+        size = {"easy": 1, "hard": -1}.get(self._difficulty, 0) * edit.function_lines
+        return (edit.file, edit.function) in self._broad, size

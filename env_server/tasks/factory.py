@@ -27,6 +27,8 @@ from env_server.tasks.symptom import Observed, observe
 from env_server.tasks.trees import copy_tree, diff_files, is_test_side, make_repository, write_files
 
 MAX_FAILING = 10
+BROAD = 60
+"""Tests that call a function: above it, most bugs fail more than ten."""
 PATIENCE = 12
 """Runs per wanted task before a package counts as exhausted."""
 
@@ -66,7 +68,8 @@ class Factory:
         every = [edit for module in modules for edit in candidates(module, self._files[module])]
         edits = [edit for edit in every if (edit.file, edit.function) in suite.callers]
         copies = Copies(self._files, environment.site_packages)
-        self._chooser = Chooser(edits, self._files, copies, self._rng, difficulty)
+        broad = {function for function, tests in suite.callers.items() if len(tests) > BROAD or "" in tests}
+        self._chooser = Chooser(edits, self._files, copies, self._rng, difficulty, broad)
         self._pool: list[Planted] = []
         self._cpu_s = 3 * suite.cpu_s + 3
 

@@ -52,7 +52,11 @@ class Recorder:
             return None
         if (file, frame.f_code.co_qualname) in EDITED:
             self.measure(frame)
+        if "<locals>" in frame.f_code.co_qualname:
+            return None  # a decorator's wrapper: what it wraps is the call that a reader knows
         caller = frame.f_back
+        while caller is not None and caller.f_code.co_filename in MODULES and "<locals>" in caller.f_code.co_qualname:
+            caller = caller.f_back
         direct = caller is not None and caller.f_code.co_filename in TESTS
         if not direct or frame.f_code.co_flags & SUSPENDS or len(self.calls) >= MAX_CALLS:
             return None
@@ -98,9 +102,14 @@ class Recorder:
         if bound is not None:
             arguments = arguments[1:]
         only_positional = code.co_argcount - (bound is not None)
-        words = [(text(value), self.code(value)) for _, value in arguments[:only_positional]]
         defaults = self.defaults(frame, bound)
-        words = words[: self.needed(arguments[:only_positional], defaults, bool(star))]
+        words, skipped = [], False
+        for key, value in arguments[:only_positional]:
+            if not star and key in defaults and same(defaults[key], value):
+                skipped = True  # most likely not given
+                continue
+            prefix, made = f"{key}=" if skipped else "", self.code(value)
+            words.append((prefix + text(value), None if made is None else prefix + made))
         words += [(text(value), self.code(value)) for value in star]
         for key, value in [*arguments[only_positional:], *extra.items()]:
             if key in defaults and same(defaults[key], value):
@@ -125,16 +134,6 @@ class Recorder:
         except (TypeError, ValueError):
             return {}
         return {k: p.default for k, p in parameters.items() if p.default is not inspect.Parameter.empty}
-
-    def needed(self, arguments: list[tuple[str, Any]], defaults: dict[str, Any], star: bool) -> int:
-        """Trailing arguments that equal their default were most likely not given."""
-        count = len(arguments)
-        while count and not star and arguments[count - 1][0] in defaults:
-            name, value = arguments[count - 1]
-            if not same(defaults[name], value):
-                break
-            count -= 1
-        return count
 
     def target(self, frame: types.FrameType, bound: Any, name: str) -> tuple[str, str | None]:
         """How the callee is written: for a reader, and in code (None if it cannot be)."""

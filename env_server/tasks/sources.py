@@ -125,6 +125,7 @@ def _cached(name: str, version: str, sha256: str) -> Source | None:
         fresh = bool(version) or time.time() - entry.stat().st_mtime < FRESH_S
         if fits and fresh and (not sha256 or row["sha256"] == sha256):
             folder = entry.parent
+            clean(folder / "tree")  # whoever runs Python in it leaves bytecode behind
             return Source(archive=folder / row.pop("archive"), tree=folder / "tree", **row)
     return None
 

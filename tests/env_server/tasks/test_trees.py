@@ -69,6 +69,14 @@ def test_cleaning_takes_copies_and_leaves_packages(tmp_path):
     assert [path.read_text() for path in sorted(tmp_path.rglob("*")) if path.is_file()] == ["kept"]
 
 
+def test_a_cached_tree_in_which_somebody_ran_python_is_clean_again(index):
+    tree = fetch("shapes-demo").tree
+    assert not (tree / "build").exists()
+    (tree / "src/shapes_demo/__pycache__").mkdir()
+    assert fetch("shapes-demo==1.0").tree == tree
+    assert not list(tree.rglob("__pycache__"))
+
+
 @pytest.mark.parametrize("name", ["../etc", "a b", "https://x/y.tar.gz", "a>=1", ""])
 def test_only_names_and_exact_versions_are_fetched(name):
     with pytest.raises(TaskError, match="NAME or NAME==VERSION"):

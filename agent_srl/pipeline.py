@@ -27,7 +27,7 @@ from agent_srl.evaluate.episodes import evaluate, model_solver
 from agent_srl.evaluate.report import report
 from agent_srl.evaluate.steps import choose
 from agent_srl.progress import Console
-from agent_srl.run_folder import open_run
+from agent_srl.run_folder import open_run, saved_config
 from agent_srl.types import StepExample
 from env_server.local import open_environment
 from env_server.schema import Verdict
@@ -46,16 +46,18 @@ class Steps:
 async def train(config: Config, out: Path, console: Console) -> None:
     """Run every stage that `out` does not hold yet. Raises AgentSRLError, EnvError or SandboxError."""
     from agent_srl.models import load_model, load_tokenizer
-    from agent_srl.policy import Policy, pick_device, pick_dtype
+    from agent_srl.policy import Policy, faster_dtype, pick_device, pick_dtype
     from agent_srl.train.loop import threads_and_seed
 
-    open_run(out, config)
     threads_and_seed(config.model.threads, config.seed)
+    device = pick_device(config.model.device)
+    if config.model.dtype == "auto":  # settled once: a run that is gone on with must not change it
+        config.model.dtype = _saved_dtype(out) or faster_dtype(device)
+    open_run(out, config)
     tokenizer = load_tokenizer(config.model.path)  # before the data: a model that cannot be had is said at once
     renderer = Renderer(tokenizer)
     prepared = await prepare(config, console)
     steps = _steps(prepared, renderer, config, console)
-    device = pick_device(config.model.device)
     dtype = pick_dtype(config.model.dtype, device)
 
     def policy(folder: str) -> Policy:
@@ -70,6 +72,11 @@ async def train(config: Config, out: Path, console: Console) -> None:
         await comparison.add_controls(policy, start)
     verdicts = await _episodes(policy, prepared, config, out, console)
     report(comparison, verdicts, out, console)
+
+
+def _saved_dtype(out: Path) -> Any:
+    saved = saved_config(out) or {}
+    return saved.get("model", {}).get("dtype")
 
 
 def _steps(prepared: Prepared, renderer: Renderer, config: Config, console: Console) -> Steps:

@@ -3,8 +3,9 @@ back."""
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -78,17 +79,37 @@ def pick_device(name: str) -> Any:
 
 
 def pick_dtype(name: str, device: Any) -> Any:
-    """The torch dtype; `auto` takes bfloat16 on a GPU and on a CPU that computes in it, else float32.
+    """The torch dtype of a name; `auto` takes the one that `faster_dtype` finds."""
+    import torch
 
-    A CPU without bfloat16 instructions emulates them: one forward and backward pass of 448
-    tokens took 132 to 140 s against 26 to 33 s in float32, on a shared machine of two cores.
+    return getattr(torch, faster_dtype(device) if name == "auto" else name)
+
+
+def faster_dtype(device: Any) -> Literal["bfloat16", "float32"]:
+    """bfloat16 on a GPU; on a CPU whichever multiplies faster here.
+
+    What a CPU says of itself does not tell: without bfloat16 instructions it emulates them, several times slower than
+    float32; one that has them (Xeon, avx512_bf16 without AMX) took 1.8 times as long as in float32; another (Zen 5) half.
     """
     import torch
 
-    if name != "auto":
-        return getattr(torch, name)
-    native = device.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return torch.bfloat16 if native else torch.float32
+    if device.type == "cuda":
+        return "bfloat16"
+    return "bfloat16" if _matmul_seconds(torch.bfloat16) < _matmul_seconds(torch.float32) else "float32"
+
+
+def _matmul_seconds(dtype: Any) -> float:
+    """Of the three products of a linear layer's forward and backward pass; the best of a few tries."""
+    import torch
+
+    x, weight, grad = (torch.ones(shape, dtype=dtype) for shape in ((512, 576), (1536, 576), (512, 1536)))
+
+    def once() -> float:
+        started = time.perf_counter()
+        torch.nn.functional.linear(x, weight), grad @ weight, grad.t() @ x
+        return time.perf_counter() - started
+
+    return min(once() for _ in range(5))
 
 
 def _task(fmt: str) -> str:

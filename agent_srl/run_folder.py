@@ -26,6 +26,7 @@ _PACKAGES = (
     "cydifflib",
     "math-verify",
 )
+_CONFIG = "config.yaml"
 _MAY_CHANGE = ("eval", "train.max_steps", "train.checkpoint_every")
 
 
@@ -40,14 +41,20 @@ def open_run(out: Path, config: Config) -> None:
     Raises:
         ConfigError: `out` holds a run with another config, or something that is no run.
     """
-    saved = out / "config.yaml"
-    if saved.exists():
-        _same(out, yaml.safe_load(saved.read_text(encoding="utf-8")), config.model_dump(mode="json"))
+    saved = saved_config(out)
+    if saved is not None:
+        _same(out, saved, config.model_dump(mode="json"))
     elif out.is_dir() and any(out.iterdir()):
         raise ConfigError(f"{out} is not empty and holds no run: give another --out")
     out.mkdir(parents=True, exist_ok=True)
-    write_text(saved, dump_config(config))
+    write_text(out / _CONFIG, dump_config(config))
     write_text(out / "environment.json", json.dumps(_environment(config), indent=2) + "\n")
+
+
+def saved_config(out: Path) -> dict[str, Any] | None:
+    """The config of the run in `out`, if it holds one."""
+    path = out / _CONFIG
+    return yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def write_text(path: Path, text: str) -> None:

@@ -88,8 +88,9 @@ def pick_dtype(name: str, device: Any) -> Any:
 def faster_dtype(device: Any) -> Literal["bfloat16", "float32"]:
     """bfloat16 on a GPU; on a CPU whichever multiplies faster here.
 
-    What a CPU says of itself does not tell: without bfloat16 instructions it emulates them, several times slower than
-    float32; one that has them (Xeon, avx512_bf16 without AMX) took 1.8 times as long as in float32; another (Zen 5) half.
+    What a CPU says of itself does not tell: one without bfloat16 instructions emulates them, several times slower than
+    float32; of two that have them one (Xeon, avx512_bf16 without AMX) took 1.8 times as long as in float32, the other
+    (Zen 5) half.
     """
     import torch
 

@@ -26,6 +26,7 @@ from agent_srl.evaluate.comparison import Comparison
 from agent_srl.evaluate.episodes import evaluate, model_solver
 from agent_srl.evaluate.report import report
 from agent_srl.evaluate.steps import choose
+from agent_srl.memory import release_memory
 from agent_srl.progress import Console
 from agent_srl.run_folder import open_run, saved_config
 from agent_srl.types import StepExample
@@ -61,6 +62,7 @@ async def train(config: Config, out: Path, console: Console) -> None:
     dtype = pick_dtype(config.model.dtype, device)
 
     def policy(folder: str) -> Policy:
+        release_memory()  # every stage loads its model here, when the one before is done
         return Policy(load_model(folder, dtype, device), tokenizer, steps.builder, config)
 
     start = _warm_up(policy, steps, config, out, console)

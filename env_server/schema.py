@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 
 def _json_list(value: Any) -> Any:
@@ -17,6 +17,8 @@ def _json_list(value: Any) -> Any:
     return json.loads(value) if isinstance(value, str) else value
 
 
+NO_ACTION = "no action"
+"""Why a turn without a call is no target."""
 TestIds = Annotated[list[str], BeforeValidator(_json_list)]
 
 
@@ -29,14 +31,46 @@ class Action(BaseModel):
     arguments: dict[str, Any] = Field(default_factory=dict)
 
 
+FailureKind = Literal["infra", "sandbox_lost", "eval_timeout", "harness"]
+
+
+class Failure(BaseModel):
+    """Why there is no verdict. Never the policy's fault, never a score."""
+
+    kind: FailureKind
+    reason: str
+    retryable: bool = True
+
+
 class Step(BaseModel):
-    """One turn of an agent: what it thought, what it did, what came back."""
+    """What an agent thought, what it did, what came back. A turn of several parallel calls becomes a step for each."""
 
     thought: str = ""
-    action: Action
+    action: Action | None
+    """None where the turn held no call: kept as history, never learnt from."""
     observation: str = ""
-    is_target: bool = True
-    """False where the harness rejected the action: kept as history, never learnt from."""
+    rejected: str = ""
+    """Why the step is history and no target, such as `more than one block`; empty for a target."""
+    same_turn: bool = False
+    """A further call of the turn that the step before belongs to."""
+    prompt_ids: list[int] | None = None
+    """Tokens that the model was given, where the run recorded them."""
+    completion_ids: list[int] | None = None
+    """Tokens of the reply."""
+    logprobs: list[float] | None = None
+    """Of `completion_ids`, natural logarithms."""
+    reward: float | None = None
+
+    @model_validator(mode="after")
+    def _name_the_reason(self) -> Step:
+        if self.action is None and not self.rejected:
+            self.rejected = NO_ACTION
+        return self
+
+    @property
+    def is_target(self) -> bool:
+        """May be learnt from."""
+        return not self.rejected
 
 
 class Trajectory(BaseModel):
@@ -50,6 +84,9 @@ class Trajectory(BaseModel):
     """Who made it: the expert, a harness and its format, or a model."""
     resolved: bool | None = None
     patch: str = ""
+    reward: float | None = None
+    failure: Failure | None = None
+    """Set where infrastructure ended the run: then it has neither verdict nor reward."""
 
 
 class PythonEnvironment(BaseModel):
@@ -162,17 +199,6 @@ class SessionInfo(BaseModel):
     steps_taken: int = 0
     done: bool = False
     """Takes no further action; may still be evaluated."""
-
-
-FailureKind = Literal["infra", "sandbox_lost", "eval_timeout", "harness"]
-
-
-class Failure(BaseModel):
-    """Why there is no verdict. Never the policy's fault, never a score."""
-
-    kind: FailureKind
-    reason: str
-    retryable: bool = True
 
 
 class Verdict(BaseModel):

@@ -108,7 +108,7 @@ def choose_format(name: str, trajectories: list[Trajectory]) -> ActionFormat:
     """The named format, or with `auto` the simplest that can write every action."""
     if name != "auto":
         return FORMATS[name]
-    tools = {step.action.name for t in trajectories for step in t.steps}
+    tools = {step.action.name for t in trajectories for step in t.steps if step.action is not None}
     if tools <= {"step"}:
         return FORMATS["text"]
     return FORMATS["bash" if tools <= {"bash", "submit"} else "xml"]

@@ -105,7 +105,7 @@ def summarise(found: list[Trajectory], dropped: int, out: Path, console: Console
     from rich.table import Table
 
     steps = [step for trajectory in found for step in trajectory.steps]
-    words = Counter(first_word(step.action) for step in steps)
+    words = Counter(first_word(step.action) for step in steps if step.action is not None)
     shares = ", ".join(f"{word} {count / len(steps):.0%}" for word, count in words.most_common(TOP_WORDS))
     table = Table(show_header=False)
     for name, value in (

@@ -7,7 +7,7 @@ Read, told apart record by record:
 
 What is decided here:
   - A turn that the harness rejected (v1: not exactly one block) was never run. It becomes a step with
-    `is_target=False`, whose action holds all its blocks in order and whose observation is the first line of
+    `rejected` set, whose action holds all its blocks in order and whose observation is the first line of
     the complaint. Without any block there is no action to show, and the turn is dropped. So an earlier block
     inside a thought is never taken for the action.
   - The last command, `echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT ...`, is how those harnesses end: it becomes
@@ -223,7 +223,7 @@ def _text_steps(messages: list[dict[str, Any]]) -> Iterator[Step]:
             thought=_thought(text),
             action=action,
             observation=_observation(answer, action),
-            is_target=not rejected,
+            rejected="more than one block" if rejected else "",
         )
 
 

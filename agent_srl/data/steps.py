@@ -73,8 +73,8 @@ class StepBuilder:
                 data.dropped[reason] += 1
 
     def _not_a_target(self, k: int, step: Step, count: int) -> str | None:
-        if not step.is_target:
-            return "rejected by its harness"
+        if step.rejected:
+            return step.rejected
         if k == 0 and not self.config.first_step:
             return "first step"
         if k == count - 1 and not self.config.last_step:
@@ -83,6 +83,7 @@ class StepBuilder:
 
     def _add(self, trajectory: Trajectory, k: int, segments: list[Segment], data: StepData) -> str | None:
         step = trajectory.steps[k]
+        assert step.action is not None, "a step without an action is no target"
         thought = self._thought(step)
         target = tuple(self.renderer.encode(write_reply(thought, step.action, self.fmt) + self.renderer.eos))
         prompt = tuple(token for s in segments for token in s.tokens)
@@ -119,10 +120,12 @@ class StepBuilder:
         return self.renderer.clip_words(" ".join(thought.split()), self.config.thought_tokens) or "Continue."
 
     def _clipped(self, step: Step) -> bool:
-        text = self.fmt.write(step.action)
+        text = self.fmt.write(step.action) if step.action is not None else ""
         return self.renderer.clip(text, self.config.action_tokens) != text
 
     def _reply(self, step: Step) -> str:
+        if step.action is None:
+            return self._thought(step)
         reply = write_reply(self._thought(step), step.action, self.fmt)
         if not self._clipped(step):
             return reply

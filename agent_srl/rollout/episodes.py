@@ -19,8 +19,8 @@ from env_server.schema import Action, Observation, Step, TaskInfo, Trajectory, V
 from sandboxes.errors import SandboxError
 
 FORMAT_HINT = "Your reply must be exactly <think>a thought</think> and one action in the format above."
-MALFORMED = "malformed"
-"""Name of the action that stands for a reply without one."""
+MALFORMED = "broken format"
+"""Why a reply without an action is no target."""
 
 
 @dataclass(frozen=True)
@@ -77,16 +77,17 @@ async def _act(
         [completion] = await engine.generate(prompt, 1, seeded)
         text = builder.renderer.decode(completion.tokens_T)
         parsed = parse_reply(text, builder.fmt) if completion.finished else None
-        thought, action = parsed or ("", Action(name=MALFORMED, arguments={"text": text}))
+        thought, action = parsed or (text.strip(), None)
         observation = await _observe(env, session_id, action)
-        steps.append(Step(thought=thought, action=action, observation=observation.output, is_target=parsed is not None))
+        rejected = "" if parsed else MALFORMED
+        steps.append(Step(thought=thought, action=action, observation=observation.output, rejected=rejected))
         if observation.done:
             return
         turns += [text.strip() or "(empty)", builder.observation(observation.output)]
 
 
-async def _observe(env: Environment, session_id: str, action: Action) -> Observation:
-    if action.name == MALFORMED:
+async def _observe(env: Environment, session_id: str, action: Action | None) -> Observation:
+    if action is None:
         await env.heartbeat(session_id)
         return Observation(output=FORMAT_HINT, outcome="bad_action")
     try:

@@ -65,7 +65,7 @@ def test_window_shows_the_last_rounds_only(renderer, trajectories):
 
 def test_rejected_steps_are_no_targets_and_never_learnt_from_history(renderer, trajectories):
     data = build(renderer, trajectories[:1])
-    assert data.dropped == {"rejected by its harness": 1}
+    assert data.dropped == {"more than one block": 1}
     last = data.examples[-1]
     learnt = renderer.tokenizer.decode([label for label in last.labels_P if label != IGNORE])
     assert "Search for" in learnt and "Two at once." not in learnt and "def value_0" not in learnt

@@ -82,6 +82,8 @@ class Trajectory(BaseModel):
     steps: list[Step]
     source: str
     """Who made it: the expert, a harness and its format, or a model."""
+    tools: list[dict[str, Any]] = Field(default_factory=list)
+    """OpenAI function schemas of the tools that were offered, where the source names them."""
     resolved: bool | None = None
     patch: str = ""
     reward: float | None = None

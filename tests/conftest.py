@@ -56,7 +56,11 @@ def _trajectory(i: int) -> Trajectory:
         resolved=True,
         steps=[
             Step(thought="Look around.", action=Action(name="bash", arguments={"command": "ls"}), observation="pkg"),
-            Step(thought="Two at once.", action=Action(name="bash", arguments={"command": "x"}), rejected="more than one block"),
+            Step(
+                thought="Two at once.",
+                action=Action(name="bash", arguments={"command": "x"}),
+                rejected="more than one block",
+            ),
             Step(
                 thought=f"Search for value_{i}.",
                 action=Action(name="bash", arguments={"command": f"grep -rn value_{i} pkg"}),

@@ -5,7 +5,6 @@ Every case runs the real command and must name the thing, say the way out, and e
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -13,13 +12,10 @@ from pathlib import Path
 
 import pytest
 
-GOOD = {
-    "instance_id": "p__1",
-    "repo": "p",
-    "problem_statement": "It is broken.",
-    "source": "test",
-    "steps": [{"thought": "Look.", "action": {"name": "bash", "arguments": {"command": "ls"}}, "observation": "a"}] * 2,
-}
+from agent_srl.data.formats import write_trajectories
+from env_server.schema import Action, Step, Trajectory
+
+STEPS = [Step(thought="Look.", action=Action(name="bash", arguments={"command": "ls"}), observation="a")] * 2
 
 
 def run(*args: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -42,8 +38,15 @@ def refused(done: subprocess.CompletedProcess[str], *names: str) -> None:
 @pytest.fixture
 def good(tmp_path) -> Path:
     path = tmp_path / "good.jsonl"
-    rows = [{**GOOD, "instance_id": f"p__{i}", "repo": f"p{i}"} for i in range(3)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_trajectories(
+        path,
+        [
+            Trajectory(
+                instance_id=f"p__{i}", repo=f"p{i}", problem_statement="It is broken.", source="test", steps=STEPS
+            )
+            for i in range(3)
+        ],
+    )
     return path
 
 

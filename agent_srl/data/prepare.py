@@ -123,7 +123,7 @@ async def _record(config: Config, tasks: list[Task], folder: Path, console: Cons
     from agent_srl.data.expert import record_trajectories
     from env_server.local import open_environment
 
-    path = folder / "trajectories.jsonl"
+    path = folder / "trajectories.atif.jsonl"  # named after its format: what an older version wrote is not read
     if not path.exists():
         environment = open_environment(tasks)
         try:

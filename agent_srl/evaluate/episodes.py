@@ -11,6 +11,7 @@ import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from agent_srl.data.formats import write_trajectories
 from agent_srl.evaluate.report import resolve_summary
 from agent_srl.policy import Policy
 from agent_srl.progress import Console
@@ -99,8 +100,8 @@ def _write(episodes: list[Episode], out: Path, name: str) -> None:
     lines = {
         "predictions.jsonl": [json.dumps(p) for p in predictions],
         "verdicts.jsonl": [e.verdict.model_dump_json() for e in episodes],
-        "trajectories.jsonl": [e.trajectory.model_dump_json() for e in episodes],
     }
     for file, rows in lines.items():
         write_text(out / file, "".join(row + "\n" for row in rows))
+    write_trajectories(out / "trajectories.jsonl", [e.trajectory for e in episodes])
     write_text(out / "report.json", json.dumps(resolve_summary([e.verdict for e in episodes]), indent=2) + "\n")

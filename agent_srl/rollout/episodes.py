@@ -54,6 +54,8 @@ async def run_episode(
         source="agent-srl policy",
         resolved=verdict.resolved,
         patch=verdict.patch,
+        reward=verdict.reward,
+        failure=verdict.failure,
     )
     return Episode(trajectory, verdict)
 
@@ -80,7 +82,16 @@ async def _act(
         thought, action = parsed or (text.strip(), None)
         observation = await _observe(env, session_id, action)
         rejected = "" if parsed else MALFORMED
-        steps.append(Step(thought=thought, action=action, observation=observation.output, rejected=rejected))
+        steps.append(
+            Step(
+                thought=thought,
+                action=action,
+                observation=observation.output,
+                rejected=rejected,
+                completion_ids=list(completion.tokens_T),
+                logprobs=list(completion.logprobs_T),
+            )
+        )
         if observation.done:
             return
         turns += [text.strip() or "(empty)", builder.observation(observation.output)]

@@ -86,9 +86,10 @@ def test_a_rejected_turn_is_history_but_no_target(tmp_path: Path):
         (block("THOUGHT: now", "ls"), output("a.py")),
     )
     steps = read_one(tmp_path, record).steps
-    assert [step.is_target for step in steps] == [False, True]
+    assert [step.rejected for step in steps] == ["more than one block", "no action", ""]
     assert steps[0].action.arguments["command"] == "rm -rf example\nls"
     assert steps[0].observation == "Please always provide EXACTLY ONE action in triple backticks, found 2 actions."
+    assert steps[1].action is None and steps[1].thought == "no block at all"
 
 
 def test_a_cut_output_says_so_and_a_silent_failure_shows_its_code(tmp_path: Path):
@@ -129,11 +130,10 @@ def test_broken_records_are_skipped_counted_and_named(tmp_path: Path):
         [1],
         {"instance_id": "x", "messages": [{"role": "assistant", "content": "no block"}]},
         {"something": "else"},
-        call_record([("bash", {"wrong": "key"})]),
     )
     trajectories, rejected = read_trajectories(path)
     assert len(trajectories) == 1
-    assert [r.line for r in rejected] == [1, 3, 4, 5, 6, 7]
+    assert [r.line for r in rejected] == [1, 3, 4, 5, 6]
     assert all(str(r).startswith(f"{path}:{r.line}: ") and r.reason for r in rejected)
 
 

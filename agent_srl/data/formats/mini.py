@@ -1,0 +1,72 @@
+"""mini-swe-agent, in all its modes: v1 (text, one fenced bash block), v2 (tool calls) and v2's text mode.
+
+What is decided here:
+  - Its last command, `echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT ...`, is how it ends: it becomes `submit` without
+    arguments, and what it printed, the patch, goes into `Trajectory.patch`.
+  - An observation is what the command printed, without the harness's tags. A cut by the harness and the exit code of a
+    failed command are marked in one line, the latter as our own tools do.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from agent_srl.data.formats.messages import Message
+from env_server.schema import Action, Step
+
+NAMES = ("mini-swe-agent-v1", "mini-swe-agent-v2-text", "mini-swe-agent-v2")
+
+_SUBMIT = re.compile(
+    r"^\s*echo\s+['\"]?(?:COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT|MINI_SWE_AGENT_FINAL_OUTPUT)", re.MULTILINE
+)
+_RETURN_CODE = re.compile(r"<returncode>(-?\d+)</returncode>")
+_OUTPUT = re.compile(r"<output>\n?(.*?)\n?</output>\s*(?:\Z|Please try another)", re.DOTALL)
+_ELIDED = re.compile(
+    r"<output_head>\n?(.*?)\n?</output_head>\s*<elided_chars>\s*(\d+).*?</elided_chars>\s*<output_tail>\n?(.*?)\n?</output_tail>",
+    re.DOTALL,
+)
+_TIMED_OUT = re.compile(r"\AThe last command .*? timed out", re.DOTALL)
+_REFUSAL = re.compile(r"\A(?:Please always provide EXACTLY ONE|Format error:)")
+
+
+def wrote(messages: Iterable[Message]) -> bool:
+    """Some answer is in mini-swe-agent's tags."""
+    return any(_RETURN_CODE.match(message.text) for message in messages if message.role in ("tool", "user"))
+
+
+def end_by_submit(steps: Iterable[Step]) -> list[Step]:
+    """The steps with the final command as `submit`."""
+    return [_submit(step) if _submits(step) else step for step in steps]
+
+
+def clean(answer: str) -> str:
+    """What the command printed; of a complaint its first line."""
+    if _REFUSAL.match(answer):
+        return answer.partition("\n")[0]
+    elided = _ELIDED.search(answer)
+    found = _OUTPUT.search(answer)
+    if elided:
+        output = f"{elided[1]}\n[... {elided[2]} characters left out ...]\n{elided[3]}"
+    else:
+        output = found[1] if found else _RETURN_CODE.sub("", answer).strip()
+    if _TIMED_OUT.match(answer):
+        return f"{output}\n(the command was killed: it took too long)".lstrip("\n")
+    code = _RETURN_CODE.match(answer)
+    if not code or code[1] == "0":
+        return output
+    return f"{output}\n(exit code {code[1]})".lstrip("\n")
+
+
+def _submits(step: Step) -> bool:
+    action = step.action
+    return (
+        action is not None
+        and step.is_target
+        and action.name == "bash"
+        and bool(_SUBMIT.search(str(action.arguments.get("command", ""))))
+    )
+
+
+def _submit(step: Step) -> Step:
+    return step.model_copy(update={"action": Action(name="submit"), "observation": ""})

@@ -48,7 +48,7 @@ def train(
     ] = "",
     trajectories: Annotated[
         list[Path],
-        typer.Option(help="Expert trajectories (swe): SRL's own JSONL, mini-swe-agent v1 or v2. Repeatable."),
+        typer.Option(help="Expert trajectories (swe): a file, a folder, or a data set of the hub. Repeatable."),
     ] = [],  # noqa: B006
     data: Annotated[str, typer.Option(help="Math problems with solutions: a JSONL file or a hub id.")] = "",
     tasks: Annotated[str, typer.Option(help="Tasks (JSONL) to drive the trained agent on afterwards.")] = "",

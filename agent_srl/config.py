@@ -45,6 +45,23 @@ class TasksConfig(Strict):
 
 class DataConfig(Strict):
     trajectories: list[str] = []
+    """Files, folders, or data sets of the hub (`owner/name:split`)."""
+    format: str = "auto"
+    """Of the trajectories; a name forces it where detection would choose another."""
+    strict: bool = False
+    """A record that cannot be read stops the run; otherwise it is skipped and named."""
+    exclude_benchmark: bool = False
+    """Leave out instances of SWE-bench, told by the ids of its repositories and by `benchmark_lists`."""
+    benchmark_lists: list[str] = []
+    """Files or data sets whose `instance_id`s are a benchmark's."""
+    mask_failed_edits: bool = False
+    """Edits that the tool refused are history, no targets."""
+    mask_reverted_edits: bool = False
+    """Edits that were undone later are history, no targets."""
+    max_thought_chars: int = Field(0, ge=0)
+    """Steps with a longer thought are outliers, no targets; 0 sets no limit."""
+    max_action_chars: int = Field(0, ge=0)
+    """The same for the action."""
     tasks: str = ""
     """Tasks to drive the trained agent on; empty with `trajectories` means none."""
     limit: int = Field(0, ge=0)

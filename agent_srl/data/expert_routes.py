@@ -243,7 +243,8 @@ class Run:
 
     async def _edit(self, edit: Edit, index: int) -> None:
         change, reason = describe_change(edit.old, edit.new)
-        just_ran = self._reproduced and self.steps[-1].action.name == "bash" and "python" in str(self.steps[-1].action)
+        last = self.steps[-1].action if self.steps else None
+        just_ran = self._reproduced and last is not None and last.name == "bash" and "python" in str(last)
         kind = "edit_next" if index else "edit_after_run" if just_ran else "edit"
         function = edit.function or edit.path
         thought = self._say(kind, function=function, change=change, reason=reason, value=last_line(self._last))

@@ -10,7 +10,9 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from agent_srl.config import Config
+from agent_srl.config import Config, DataConfig
+from agent_srl.data.benchmark import Benchmark
+from agent_srl.data.curate import keep, mask
 from agent_srl.data.formats import read_trajectories, write_trajectories
 from agent_srl.errors import ConfigError, DataError
 from agent_srl.progress import Console
@@ -35,27 +37,37 @@ async def prepare(config: Config, console: Console) -> Prepared:
     return await _quickstart(config, console)
 
 
-def read_all(paths: list[str], limit: int, console: Console) -> list[Trajectory]:
-    """Trajectories of all files; records that cannot be read are named and skipped. Raises DataError."""
+def read_all(config: DataConfig, console: Console) -> list[Trajectory]:
+    """Trajectories of all files, as `config` chooses; records that cannot be read are named and skipped.
+
+    Raises:
+        DataError: a file cannot be read, nothing is left, or (`strict`) a record cannot be read.
+    """
     found: list[Trajectory] = []
-    for path in paths:
-        trajectories, rejected = read_trajectories(Path(path))
-        found += trajectories
+    for path in config.trajectories:
+        trajectories, rejected = read_trajectories(path, config.format, strict=config.strict)
+        found += [mask(trajectory, config) for trajectory in trajectories]
         for record in rejected:
             console.say(f"skipped {record}")
-    failed = [t for t in found if t.resolved is False]
-    if failed:
-        console.say(f"left out {len(failed)} trajectories that did not resolve their task: they are no expert's")
-    found = [t for t in found if t.resolved is not False]
-    if not found:
-        raise DataError(f"no usable trajectory in {', '.join(paths)}")
-    return found[:limit] if limit else found
+    benchmark = Benchmark(config.benchmark_lists)
+    kept = keep(found, config, benchmark)
+    for reason, count in kept.left_out.items():
+        console.say(f"left out {count} trajectories: {reason}")
+    scored = sum(benchmark.holds(t.instance_id) for t in kept.trajectories)
+    if scored:
+        console.say(
+            f"warning: {scored} trajectories are on benchmark instances ({benchmark.rule}): never score the trained "
+            "model on that benchmark, or set data.exclude_benchmark=true"
+        )
+    if not kept.trajectories:
+        raise DataError(f"no usable trajectory in {', '.join(config.trajectories)}")
+    return kept.trajectories[: config.limit] if config.limit else kept.trajectories
 
 
 def _given(config: Config, console: Console) -> Prepared:
     from env_server.local import load_tasks
 
-    trajectories = read_all(config.data.trajectories, config.data.limit, console)
+    trajectories = read_all(config.data, console)
     tasks = load_tasks(Path(config.data.tasks)) if config.data.tasks else []
     return Prepared(trajectories, tasks)
 

@@ -137,7 +137,7 @@ def _by_agent(event: dict[str, Any]) -> bool:
     name = event.get("action")
     if not isinstance(name, str) or name in _NO_TURN:
         return False
-    return event.get("source", "user" if name == "message" else "agent") == "agent"
+    return bool(event.get("source", "user" if name == "message" else "agent") == "agent")
 
 
 def _call(event: dict[str, Any]) -> Call | None:
@@ -150,7 +150,9 @@ def _call(event: dict[str, Any]) -> Call | None:
     if event["action"] == "message":
         return None
     name = metadata.get("function_name") if isinstance(metadata, dict) else None
-    arguments = event.get("args") if isinstance(event.get("args"), dict) else event
+    arguments = event.get("args")
+    if not isinstance(arguments, dict):
+        arguments = event
     given = {k: v for k, v in arguments.items() if k not in _ABOUT and v is not None and v != {}}
     return Call(str(name or event["action"]), given)
 

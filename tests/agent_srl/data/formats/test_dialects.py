@@ -155,7 +155,7 @@ def test_the_task_is_found_inside_the_harness_instructions():
         "<pr_description>\nConsider the following PR description:\nIt <b>breaks</b>.\n</pr_description> Do it.",
         "<issue_description>It <b>breaks</b>.</issue_description>",
         "We solve:\nISSUE:\nIt <b>breaks</b>.\n\n\nINSTRUCTIONS:\nNow",
-        "--- START OF EXAMPLE ---\nx\n---- NEW TASK DESCRIPTION ----\nIt <b>breaks</b>.\n---- END OF NEW TASK DESCRIPTION ----",
+        "-- EXAMPLE --\nx\n-- NEW TASK DESCRIPTION --\nIt <b>breaks</b>.\n-- END OF NEW TASK DESCRIPTION --",
     ):
         messages = [{"role": "user", "content": text}, said("why", call("run", "{}"))]
         assert read({"messages": messages}).problem_statement == "It <b>breaks</b>."

@@ -112,7 +112,7 @@ def test_data_sets_of_the_hub_are_named_with_their_split(monkeypatch):
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     assert ids("org/runs:tool") == ["a__b-1"] and asked == ["org/runs"]
-    with pytest.raises(DataError, match="tool, xml: name one, such as org/runs:tool"):
+    with pytest.raises(DataError, match=r"tool, xml: name one, such as org/runs:tool"):
         read_trajectories("org/runs")
     with pytest.raises(DataError, match="no such split"):
         read_trajectories("org/runs:none")
@@ -125,7 +125,7 @@ def test_without_a_network_the_message_is_one_line(monkeypatch):
         raise ConnectionError(f"Couldn't reach '{name}' on the Hub\nmore")
 
     monkeypatch.setattr(datasets, "load_dataset", offline)
-    with pytest.raises(DataError, match="cannot load the data set org/runs .*network") as caught:
+    with pytest.raises(DataError, match=r"cannot load the data set org/runs .*network") as caught:
         read_trajectories("org/runs")
     assert "\n" not in str(caught.value)
 

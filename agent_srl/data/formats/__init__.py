@@ -1,7 +1,7 @@
 """Trajectory files: many formats are read into `Trajectory`, three are written; ATIF is the canonical one.
 
-One module per family (`atif`, `chat` with `styles`, `mini`, `sweagent`, `openhands`); `files` finds the records, `read`
-picks the reader, `write` writes. What is decided for all:
+One module per family (`atif`, `chat` with `styles`, `mini`, `sweagent`, `openhands`, `openhands_sdk`); `files` finds
+the records, `read` picks the reader, `write` writes. What is decided for all:
   - Every turn of the agent becomes at least one step; a turn of several calls one step for each (`same_turn`). So
     targets and rejected steps add up to what the source holds.
   - A step that must not be learnt from stays as history, with the reason in `rejected`.

@@ -113,7 +113,7 @@ def _whole(file: Path, value: Any) -> Iterator[Found]:
         yield Origin(file, 1, alone=True), value
     elif value and all(isinstance(item, dict) and isinstance(item.get("role"), str) for item in value):
         yield Origin(file, 1, alone=True), {"messages": value}
-    elif value and all(isinstance(item, dict) and item.keys() & {"action", "observation"} for item in value):
+    elif value and all(isinstance(item, dict) and item.keys() & {"action", "observation", "kind"} for item in value):
         yield Origin(file, 1, alone=True), {"history": value}
     else:
         for n, item in enumerate(value, start=1):

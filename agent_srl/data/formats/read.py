@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from agent_srl.data.formats import atif, chat, openhands, sweagent
+from agent_srl.data.formats import atif, chat, openhands, openhands_sdk, sweagent
 from agent_srl.data.formats.files import find_records
 from agent_srl.data.formats.identity import Origin
 from agent_srl.data.formats.styles import STYLES
@@ -24,6 +24,7 @@ READERS: dict[str, Reader] = {
     atif.NAME: atif.read_atif,
     sweagent.NAME: sweagent.read_traj,
     openhands.NAME: openhands.read_events,
+    openhands_sdk.NAME: openhands_sdk.read_sdk_events,
     **{name: partial(chat.read_chat, style=name) for name in _CHATS},
 }
 """One reader per format that can be named."""
@@ -60,6 +61,8 @@ def detect(record: Any) -> str:
         raise ValueError("not a JSON object")
     if atif.is_atif(record):
         return atif.NAME
+    if openhands_sdk.is_sdk_events(record):
+        return openhands_sdk.NAME
     if openhands.is_events(record):
         return openhands.NAME
     if sweagent.is_traj(record):

@@ -120,6 +120,36 @@ def test_old_openhands_events_follow_each_other_flat_or_in_pairs():
         assert (run.steps[0].observation, run.steps[0].thought) == ("a.py", "why")
 
 
+def test_openhands_sdk_events_are_paired_by_call_and_grouped_by_reply():
+    def acts(call_id: str, response: str, **more: Any) -> dict[str, Any]:
+        called = {"id": call_id, "name": "terminal", "arguments": json.dumps({"command": call_id})}
+        thought = [{"type": "text", "text": "why"}]
+        return event(
+            kind="ActionEvent", source="agent", thought=thought, tool_call=called, llm_response_id=response, **more
+        )
+
+    def seen(call_id: str, text: str) -> dict[str, Any]:
+        content = {"content": [{"type": "text", "text": text}]}
+        return event(kind="ObservationEvent", tool_call_id=call_id, observation=content)
+
+    history = [
+        event(kind="SystemPromptEvent", source="agent", system_prompt={"text": "S"}),
+        event(kind="MessageEvent", source="user", llm_message={"role": "user", "content": [{"text": "It breaks."}]}),
+        acts("a", "r1", action={"kind": "TerminalAction", "command": "a"}),
+        acts("b", "r1"),
+        seen("b", "of b"),
+        event(kind="AgentErrorEvent", source="agent", tool_call_id="a", error="no such tool"),
+        event(kind="MessageEvent", source="agent", llm_message={"role": "assistant", "content": [{"text": "Done."}]}),
+    ]
+    run = read({"instance_id": "a__b-1", "history": history, "git_patch": "diff"})
+    assert [(s.action and s.action.arguments, s.observation, s.same_turn) for s in run.steps] == [
+        ({"command": "a"}, "no such tool", False),
+        ({"command": "b"}, "of b", True),
+        (None, "", False),
+    ]
+    assert (run.problem_statement, run.source) == ("It breaks.", "openhands-sdk/unknown")
+
+
 def test_nebius_text_is_read_by_sweagents_rule():
     run = read(
         {

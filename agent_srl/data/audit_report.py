@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console, Group
+from rich.columns import Columns
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -13,7 +14,7 @@ from agent_srl.data.audit import Audit
 from agent_srl.errors import DataError
 
 _TOP = 8
-_BAR = 40
+_BAR = 24
 _QUANTILES = ("p10", "p50", "p90", "max")
 
 
@@ -46,11 +47,11 @@ def save_plot(found: Audit, path: Path) -> None:
         raise DataError(f"cannot write {path}: {error.strerror}; choose another --plot") from None
 
 
-def histograms(found: Audit) -> Group:
+def histograms(found: Audit) -> Columns:
     """Steps per trajectory and lengths in characters, in bins that double."""
-    drawn = {"steps per trajectory": [len(t.steps) for t in found.trajectories]}
+    drawn = {"steps per trajectory": found.steps}
     drawn |= {f"{part}, characters": values for part, values in found.characters.items()}
-    return Group(*(_histogram(title, values) for title, values in drawn.items() if values))
+    return Columns([_histogram(title, values) for title, values in drawn.items() if values], padding=(1, 4))
 
 
 def _histogram(title: str, values: list[int]) -> Table:

@@ -119,7 +119,7 @@ def inspect(
         max_action_chars=max_action_chars,
     )
     found = audit(read_records(file, format_, strict=strict), config)
-    require_some(file, found.trajectories or found.on_benchmark, found.skipped)
+    require_some(file, found.steps or found.on_benchmark, found.skipped)
     if plot is not None:
         save_plot(found, plot)
     if tokenizer or default_model_folder().is_dir():

@@ -43,13 +43,18 @@ def keep(trajectories: list[Trajectory], config: DataConfig, benchmark: Benchmar
     """An expert's trajectories: what did not resolve its task is none's; a benchmark's are left out on demand."""
     kept = Kept()
     for trajectory in trajectories:
-        if trajectory.resolved is False:
-            kept.left_out[UNRESOLVED] += 1
-        elif config.exclude_benchmark and benchmark.holds(trajectory.instance_id):
-            kept.left_out[BENCHMARK] += 1
+        if reason := left_out(trajectory, config, benchmark):
+            kept.left_out[reason] += 1
         else:
             kept.trajectories.append(trajectory)
     return kept
+
+
+def left_out(trajectory: Trajectory, config: DataConfig, benchmark: Benchmark) -> str:
+    """Why training does not see the trajectory; empty if it does."""
+    if trajectory.resolved is False:
+        return UNRESOLVED
+    return BENCHMARK if config.exclude_benchmark and benchmark.holds(trajectory.instance_id) else ""
 
 
 def _is_outlier(step: Step, config: DataConfig) -> bool:

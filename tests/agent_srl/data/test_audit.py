@@ -134,6 +134,14 @@ def test_tokens_are_counted_on_a_sample_that_is_named(file):
     assert len(found.tokens["thought"]) == 11
 
 
+def test_the_sample_is_bounded_and_reaches_the_end_of_a_long_file(tmp_path):
+    path = tmp_path / "long.jsonl"
+    write_trajectories(path, [run(f"a__b-{i}", bash(f"echo {i}")) for i in range(500)])
+    sample = audit(read_records(path), DataConfig()).sample
+    numbers = sorted(int(t.instance_id.removeprefix("a__b-")) for t in sample)
+    assert len(set(numbers)) == 64 and numbers[0] < 50 and numbers[-1] > 450
+
+
 def test_quantiles_are_values_that_occur():
     assert quantiles(list(range(1, 101))) == {"p10": 11, "p50": 51, "p90": 91, "max": 100}
     assert quantiles([]) == {}

@@ -17,6 +17,7 @@ from agent_srl.data.formats.identity import (
     Origin,
     instance_of,
     problem_in,
+    read_tools,
     repo_in,
     resolved_in,
     reward_in,
@@ -85,7 +86,7 @@ def read_atif(record: dict[str, Any], origin: Origin) -> Trajectory:
         patch=plain_text(extra.get("patch")),
         reward=reward_in(extra),
         failure=None if failure is None else Failure.model_validate(failure),
-        tools=[tool for tool in agent.get("tool_definitions") or [] if isinstance(tool, dict)],
+        tools=read_tools(agent.get("tool_definitions")),
     )
 
 

@@ -17,10 +17,10 @@ from agent_srl.data.formats.identity import (
     model_in,
     patch_in,
     problem_in,
+    read_tools,
     repo_in,
     resolved_in,
     reward_in,
-    tools_in,
 )
 from agent_srl.data.formats.messages import Message, read_messages, turns
 from agent_srl.data.formats.steps import read_steps, strip_tag
@@ -59,7 +59,7 @@ def read_chat(record: dict[str, Any], origin: Origin, style: str) -> Trajectory:
         resolved=resolved_in(record),
         patch=patch_in(record),
         reward=reward_in(record),
-        tools=tools_in(record),
+        tools=read_tools(record.get("tools")),
     )
 
 

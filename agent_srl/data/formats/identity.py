@@ -134,12 +134,20 @@ def model_in(record: dict[str, Any]) -> str:
     return next((plain_text(name).lstrip("@") for name in named if isinstance(name, str) and name), "unknown")
 
 
-def tools_in(record: dict[str, Any]) -> list[dict[str, Any]]:
-    """The function schemas that the record carries."""
-    tools = record.get("tools")
-    if isinstance(tools, str):
-        tools = json.loads(tools or "[]")
-    return [tool for tool in tools if isinstance(tool, dict)] if isinstance(tools, list) else []
+def read_tools(raw: Any) -> list[dict[str, Any]]:
+    """OpenAI function schemas from a list of them, from Anthropic's or the Responses API's form, or from JSON text."""
+    if isinstance(raw, str):
+        raw = json.loads(raw or "[]")
+    found = (_tool(tool) for tool in (raw if isinstance(raw, list) else []) if isinstance(tool, dict))
+    return [tool for tool in found if isinstance(tool["function"].get("name"), str)]
+
+
+def _tool(raw: dict[str, Any]) -> dict[str, Any]:
+    if isinstance(raw.get("function"), dict):
+        return raw
+    parameters = raw.get("parameters", raw.get("input_schema"))
+    named = {key: raw[key] for key in ("name", "description") if key in raw}
+    return {"type": "function", "function": named | ({"parameters": parameters} if parameters else {})}
 
 
 def reward_in(record: dict[str, Any]) -> float | None:

@@ -23,7 +23,7 @@ _XML_PARAMETER = re.compile(r"<parameter=([^>\n]+)>(.*?)</parameter>", re.DOTALL
 _FENCE = re.compile(r"^```(\S*)[ \t]*(?:\n|\Z)", re.MULTILINE)
 _TAG = re.compile(r"<(execute_bash|execute_ipython|execute_browse|execute|command)>\n?(.*?)\n?</\1>", re.DOTALL)
 _JSON_CALL = re.compile(r"<tool_call>\s*(\{.*?\})\s*</tool_call>", re.DOTALL)
-_ERROR = re.compile(r"\A\s*(?:Exit due to|Exited \(|LimitsExceeded|Error during )")
+_ERROR = re.compile(r"\A\s*(?:Exit due to|Exited \()")
 """What SWE-agent writes in the place of a reply when a run ends early."""
 _REFUSAL = re.compile(
     r"\A\s*(?:Please always provide EXACTLY ONE|Your output was not formatted correctly|Format error:)"

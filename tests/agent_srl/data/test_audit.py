@@ -32,6 +32,7 @@ def bash(command: str, thought: str = "why", answer: str = "x") -> Step:
     return Step(thought=thought, action=Action(name="bash", arguments={"command": command}), observation=answer)
 
 
+SWE_BENCH = Path(__file__).resolve().parents[4] / "shared" / "data" / "swebench"
 REFUSED = "sed: can't read a.py: No such file"
 
 
@@ -123,6 +124,14 @@ def test_benchmark_instances_are_found_by_rule_and_by_list_and_can_be_left_out(f
 )
 def test_the_rule_knows_the_twelve_repositories_and_no_other(instance_id, held):
     assert Benchmark().holds(instance_id) is held
+
+
+@pytest.mark.skipif(not SWE_BENCH.is_dir(), reason="the lists of SWE-bench are not on this machine")
+@pytest.mark.parametrize(("name", "count"), [("swebench_verified", 500), ("swebench_lite", 300)])
+def test_the_rule_finds_every_instance_of_verified_and_lite(name, count):
+    lines = (SWE_BENCH / f"{name}.jsonl").read_text().splitlines()
+    ids = [json.loads(line)["instance_id"] for line in lines]
+    assert len(ids) == count and all(map(Benchmark().holds, ids))
 
 
 def test_tokens_are_counted_on_a_sample_that_is_named(file):

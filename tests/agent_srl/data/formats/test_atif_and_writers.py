@@ -47,12 +47,12 @@ TRAJECTORIES = st.builds(
     patch=TEXT,
     reward=st.none() | NUMBERS,
     failure=st.none() | st.builds(Failure, kind=st.just("infra"), reason=TEXT),
-    tools=st.lists(st.dictionaries(TEXT, VALUES, max_size=2), max_size=2),
+    tools=st.lists(st.fixed_dictionaries({"function": st.fixed_dictionaries({"name": TEXT}, optional={"x": VALUES})})),
 )
 
 
 @given(TRAJECTORIES)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_the_canonical_format_holds_everything(trajectory):
     written = json.loads(json.dumps(write_atif(trajectory)))
     assert detect(written) == "atif"

@@ -150,6 +150,19 @@ def test_what_a_record_lacks_is_taken_from_elsewhere():
     assert (rich.repo, rich.resolved, rich.patch, rich.reward, len(rich.tools)) == ("x/y", True, "diff", 0.5, 1)
 
 
+def test_schemas_of_every_dialect_become_openais():
+    parameters = {"type": "object", "properties": {}}
+    openai = [{"type": "function", "function": {"name": "run", "parameters": parameters}}]
+    turn = said("why", call("run", "{}"))
+    for tools in (
+        openai,
+        json.dumps(openai),
+        [{"name": "run", "input_schema": parameters}],
+        [{"type": "function", "name": "run", "parameters": parameters}, {"type": "web_search"}, "x"],
+    ):
+        assert read(chat(turn, tools=tools)).tools == openai
+
+
 def test_the_task_is_found_inside_the_harness_instructions():
     for text in (
         "<pr_description>\nConsider the following PR description:\nIt <b>breaks</b>.\n</pr_description> Do it.",

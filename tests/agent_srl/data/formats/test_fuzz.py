@@ -87,7 +87,7 @@ def survives(value: Any, format: str) -> None:
 @given(JSON, st.sampled_from(["auto", *READERS]))
 @example({"history": [{"action": None, "observation": []}]}, "auto")
 @example({"messages": "[{"}, "auto")
-@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
 def test_arbitrary_json_never_crashes_a_reader(value, format):
     survives(value, format)
 

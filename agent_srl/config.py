@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from agent_srl.errors import ConfigError
 
@@ -70,10 +70,17 @@ class DataConfig(Strict):
     heldout_repos: list[str] = []
     """With `split_by: repo`; empty draws repositories until `heldout_fraction` of the trajectories is reached."""
     heldout_fraction: float = Field(0.2, ge=0, lt=1)
-    action_format: Literal["auto", "xml", "bash", "text"] = "auto"
-    context: Literal["full", "window"] = "full"
-    """`full`: the whole history, observations clipped once. `window`: the last `rounds` (paper, appendix A: two)."""
+    action_format: Literal["auto", "xml", "hermes", "bash", "text"] = "auto"
+    """`xml`: function calls (SWE-agent). `hermes`: JSON in `<tool_call>` tags (Qwen). `bash`: one fenced block.
+    `text`: plain (math). `auto`: the simplest that can write the actions."""
+    context: Literal["full", "window", "budget"] = "full"
+    """`full`: the whole history. `window`: the last `rounds`. `budget`: what fits into `budget_tokens`: older
+    observations give way to a line that counts what was left out, then the oldest rounds go. The problem and the
+    newest observation stay, and in each context every text is clipped once, by the limits below."""
     rounds: int = Field(2, ge=1)
+    """Of `context: window`. Paper, appendix A: two."""
+    budget_tokens: int = Field(0, ge=0)
+    """Of `context: budget`: tokens of a prompt, all included."""
     problem_tokens: int = Field(2048, ge=16)
     observation_tokens: int = Field(1024, ge=8)
     thought_tokens: int = Field(512, ge=4)
@@ -84,6 +91,22 @@ class DataConfig(Strict):
     """Steps whose expert reply is longer are no targets."""
     first_step: bool = True
     last_step: bool = True
+    """Whether the first and the last step are targets. Paper, section 4.2: N steps give N-1 instances."""
+
+    @model_validator(mode="after")
+    def _known_combination(self) -> DataConfig:
+        """A number that its context never reads is a mistake, and so is a budget that cannot hold what always stays."""
+        if self.context != "window" and self.rounds != 2:
+            raise ValueError(f"data.rounds={self.rounds} needs data.context=window, not {self.context}")
+        if self.context != "budget" and self.budget_tokens:
+            raise ValueError(f"data.budget_tokens={self.budget_tokens} needs data.context=budget, not {self.context}")
+        always = self.problem_tokens + self.observation_tokens + self.thought_tokens + self.action_tokens
+        if self.context == "budget" and not always <= self.budget_tokens <= self.max_prompt_tokens:
+            raise ValueError(
+                f"data.budget_tokens={self.budget_tokens} must lie between {always}, the longest problem and round "
+                f"together, and data.max_prompt_tokens={self.max_prompt_tokens}"
+            )
+        return self
 
 
 class WarmupConfig(Strict):
@@ -234,4 +257,6 @@ def _explain(error: ValidationError, source: str) -> str:
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         return f"unknown key {where!r} in the config {source}: see docs in `agent-srl train --help`"
+    if first["type"] == "value_error":
+        return f"config {source}: {first['ctx']['error']}"
     return f"config {source}: {where}: {first['msg']} (got {first.get('input')!r})"

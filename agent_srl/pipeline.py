@@ -57,6 +57,8 @@ async def train(config: Config, out: Path, console: Console) -> None:
     open_run(out, config)
     tokenizer = load_tokenizer(config.model.path)  # before the data: a model that cannot be had is said at once
     renderer = Renderer(tokenizer)
+    if renderer.note:
+        console.say(renderer.note)
     prepared = await prepare(config, console)
     steps = _steps(prepared, renderer, config, console)
     dtype = pick_dtype(config.model.dtype, device)

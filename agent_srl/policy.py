@@ -10,13 +10,15 @@ from typing import Any, Literal
 import yaml
 
 from agent_srl.config import Config, DataConfig
-from agent_srl.data.actions import FORMATS
+from agent_srl.data.actions import choose_format, make_format
 from agent_srl.data.render import Renderer
 from agent_srl.data.steps import StepBuilder
+from agent_srl.data.tools import DEFAULT_TOOLS
 from agent_srl.errors import ModelError
 from agent_srl.rollout.engine import Sampling
 from agent_srl.rollout.hf import TransformersEngine
 from agent_srl.rollout.steps import StepSampler
+from env_server.schema import Trajectory
 
 _SIDECAR = "agent_srl.yaml"
 
@@ -41,32 +43,41 @@ class Policy:
         sidecar = {
             "data": self.builder.config.model_dump(mode="json"),
             "action_format": self.builder.fmt.name,
+            "tools": list(self.builder.fmt.tools),
         }
         save_model(self.model, self.tokenizer, folder, {_SIDECAR: yaml.safe_dump(sidecar, sort_keys=False)})
 
 
-def load_policy(path: str, config: Config) -> Policy:
-    """A policy from a model folder or hub id; prompts as it was trained on, or as `config` says if it was not ours.
+def load_policy(path: str, config: Config, trajectories: list[Trajectory] | None = None) -> Policy:
+    """A policy from a model folder or hub id; prompts as it was trained on. If it was not ours, as `config` says,
+    with the tools of `trajectories` if there are some.
 
     Raises:
         ModelError: it cannot be loaded.
+        DataError: its chat template cannot be used.
     """
     from agent_srl.models import load_model, load_tokenizer, resolve_model
 
     tokenizer = load_tokenizer(path)
-    data, fmt = config.data, "text" if config.task == "math" else "xml"
-    if config.data.action_format != "auto":
-        fmt = config.data.action_format
     sidecar = Path(resolve_model(path)) / _SIDECAR
+    data, fmt = config.data, choose_format(_known_format(config, trajectories), trajectories or [])
     if sidecar.is_file():
         saved = yaml.safe_load(sidecar.read_text(encoding="utf-8"))
-        data, fmt = DataConfig.model_validate(saved["data"]), saved["action_format"]
-        if (fmt == "text") != (config.task == "math"):
-            raise ModelError(f"{path} was trained on another task than {config.task}: give --task {_task(fmt)}")
-    builder = StepBuilder(Renderer(tokenizer), FORMATS[fmt], data)
+        data = DataConfig.model_validate(saved["data"])
+        fmt = make_format(saved["action_format"], saved.get("tools") or DEFAULT_TOOLS)
+        if (fmt.name == "text") != (config.task == "math"):
+            raise ModelError(f"{path} was trained on another task than {config.task}: give --task {_task(fmt.name)}")
+    builder = StepBuilder(Renderer(tokenizer), fmt, data)
     device = pick_device(config.model.device)
     model = load_model(path, pick_dtype(config.model.dtype, device), device)
     return Policy(model, tokenizer, builder, config)
+
+
+def _known_format(config: Config, trajectories: list[Trajectory] | None) -> str:
+    """Without trajectories `auto` has nothing to go by but the task."""
+    if config.data.action_format != "auto" or trajectories:
+        return config.data.action_format
+    return "text" if config.task == "math" else "xml"
 
 
 def pick_device(name: str) -> Any:

@@ -26,6 +26,8 @@ class StepExample:
     """`prompt_P` where an earlier expert reply stands that may be learnt from, -100 elsewhere."""
     previous: Action | None
     """The expert's last action before this one."""
+    action_start: int = 0
+    """Where the action begins in `target_T`, after the thought."""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,17 @@ def tokenizer():
 
 
 @pytest.fixture(scope="session")
+def qwen():
+    """Qwen2.5's tokenizer with its chat template."""
+    from transformers import AutoTokenizer
+
+    folder = Path(__file__).resolve().parents[2] / "shared" / "data" / "tokenizers" / "qwen2.5"
+    if not folder.is_dir():
+        pytest.skip("the Qwen2.5 tokenizer is not on this machine")
+    return AutoTokenizer.from_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
 def tiny_model(tokenizer, tmp_path_factory) -> Path:
     """A random Llama of two layers, saved where transformers loads it."""
     import torch

@@ -63,6 +63,7 @@ def good(tmp_path) -> Path:
         (("train", "--task", "math", "--data", "missing.jsonl"), ("missing.jsonl",)),
         (("eval", "--tasks", "missing.jsonl", "--gold"), ("missing.jsonl", "tasks make")),
         (("eval", "--gold"), ("--tasks",)),
+        (("train", "--set", "data.context=budget"), ("data.budget_tokens",)),
         (("eval", "--tasks", "x.jsonl", "--gold", "--empty"), ("exactly one",)),
         (("tasks", "validate", "missing.jsonl"), ("missing.jsonl",)),
         (("trajectories", "record", "--tasks", "missing.jsonl", "--out", "x.jsonl"), ("missing.jsonl",)),

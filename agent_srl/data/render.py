@@ -1,21 +1,25 @@
 """Messages to tokens, once: a conversation becomes segments whose concatenation is the token sequence.
 
-Segments end exactly where a generation prompt ends and where a reply ends, so every step prompt is a token prefix
-of its
-trajectory by construction. That the chat template itself allows this is checked: on a probe (no template that rewrites
-earlier turns, such as one that strips thoughts) and then on every conversation.
+Segments end exactly where a generation prompt ends and where a reply ends, so every step prompt is a token prefix of
+its trajectory by construction. That the chat template and the tokenizer allow this is checked, on a probe and then on
+every conversation: the text is the template's, and the tokens of the whole are those of its segments, one after the
+other.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
 from typing import Any
 
+from agent_srl.data.chat_template import apply, read_template, usable_template
 from agent_srl.errors import DataError
 
 _CLIP_CHARS_PER_TOKEN = 8
+
+
+class UnstableText(DataError):
+    """A conversation that the template rewrites, or that has a token across the border of two turns."""
 
 
 @dataclass(frozen=True)
@@ -27,35 +31,46 @@ class Segment:
     """An assistant's reply with its end token; otherwise what stands between replies."""
 
 
-@dataclass(frozen=True)
-class _Wrap:
-    """What the template puts around contents."""
-
-    system: str
-    first_user: str
-    user: str
-    generate: str
-    """From the end of a user's content to the beginning of the reply."""
-    end: str
-    """After the end token, up to the next message."""
-
-
 class Renderer:
     """Renders conversations of the shape system, user, (assistant, user)* for one tokenizer."""
 
+    note = ""
+    """What a person should know of the template; empty if nothing."""
+
     def __init__(self, tokenizer: Any) -> None:
-        """Raises DataError if the chat template is not prefix-stable."""
+        """Gives `tokenizer` a training template where its own drops earlier thoughts.
+
+        Raises DataError if no template makes its conversations prefix-stable.
+        """
         self.tokenizer = tokenizer
         self.eos: str = tokenizer.eos_token
+        self.own_template: str = tokenizer.chat_template
         # Neighbouring step prompts repeat most of their turns.
-        self._encode = lru_cache(maxsize=8192)(lambda text: tuple(tokenizer.encode(text, add_special_tokens=False)))
-        self._wrap = self._probe()
+        self._encode = lru_cache(maxsize=8192)(self._tokens)
+        name, self._wrap = usable_template(tokenizer)
+        if name:
+            tokenizer.chat_template = read_template(name)
+            self.note = (
+                f"the chat template of this model drops earlier thoughts: {name}, which keeps them and equals it "
+                "otherwise, takes its place and is saved with what is trained"
+            )
+        self.segments("SYSTEM", ["USER", self.reply("THOUGHT", "REPLY"), "USER", self.reply("THOUGHT", "REPLY")])
 
     def segments(self, system: str, turns: list[str]) -> list[Segment]:
         """`turns` alternates user, reply, user, ...; the result holds one segment per turn, the first with `system`.
 
         The segment of a user's turn ends with the generation prompt, so the segments before a reply are its prompt.
+
+        Raises:
+            UnstableText: the template rewrites a turn, or a token crosses the border of two.
         """
+        texts = self.texts(system, turns)
+        segments = [Segment(self._encode(text), bool(i % 2)) for i, text in enumerate(texts)]
+        self._prove(system, turns, "".join(texts), segments)
+        return segments
+
+    def texts(self, system: str, turns: list[str]) -> list[str]:
+        """The text of each segment, unproven."""
         wrap, texts = self._wrap, []
         for i, turn in enumerate(turns):
             if i % 2:
@@ -63,11 +78,19 @@ class Renderer:
             else:
                 before = wrap.system + system + wrap.first_user if i == 0 else wrap.end + wrap.user
                 texts.append(before + turn + wrap.generate)
-        self._prove(system, turns, texts)
-        return [Segment(tuple(self.encode(text)), bool(i % 2)) for i, text in enumerate(texts)]
+        return texts
+
+    def reply(self, thought: str, call: str) -> str:
+        """A reply, with its thought set apart as the template leaves it."""
+        opening, closing = self._wrap.think
+        return f"{opening}{thought}{closing}{call}"
 
     def encode(self, text: str) -> list[int]:
         return list(self._encode(text))
+
+    def sizes(self, system: str, turns: list[str]) -> list[int]:
+        """Tokens of each segment that `segments` would give, unproven."""
+        return [len(self._encode(text)) for text in self.texts(system, turns)]
 
     def decode(self, tokens: tuple[int, ...]) -> str:
         """Text of a reply without its end token; other special tokens stay visible."""
@@ -97,44 +120,24 @@ class Renderer:
             return text
         return self._text(tokens[:max_tokens]).rsplit(maxsplit=1)[0]
 
+    def _tokens(self, text: str) -> tuple[int, ...]:
+        # Not verbose: whole trajectories may be longer than the model takes; prompts are limited by the config.
+        return tuple(self.tokenizer.encode(text, add_special_tokens=False, verbose=False))
+
     def _text(self, tokens: list[int]) -> str:
         return str(self.tokenizer.decode(tokens, skip_special_tokens=False)).replace("\ufffd", "")
 
-    def _apply(self, messages: list[dict[str, str]], *, generate: bool) -> str:
-        return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generate))
-
-    def _probe(self) -> _Wrap:
-        contents = [
-            "SYSTEM0",
-            "USER0",
-            "<think>THOUGHT0</think>\nREPLY0",
-            "USER1",
-            "<think>THOUGHT1</think>\nREPLY1",
-        ]
-        roles = ["system", "user", "assistant", "user", "assistant"]
-        messages = [{"role": r, "content": c} for r, c in zip(roles, contents, strict=True)]
-        texts = [self._apply(messages[:n], generate=n % 2 == 0) for n in (2, 3, 4, 5)]
-        pieces = [texts[0]] + [b.removeprefix(a) for a, b in pairwise(texts)]
-        stable = all(b.startswith(a) for a, b in pairwise(texts))
-        held = all(c in "".join(pieces) for c in contents) and pieces[1].startswith(contents[2] + self.eos)
-        if not (stable and held):
-            raise DataError(
-                "the chat template of this model rewrites earlier turns (or drops thoughts), so step prompts are no "
-                "prefixes of their trajectory: use a model whose template keeps them"
-            )
-        system, rest = pieces[0].split(contents[0], 1)
-        first_user, generate = rest.split(contents[1], 1)
-        end = pieces[1].removeprefix(contents[2] + self.eos)
-        return _Wrap(system, first_user, pieces[2].split(contents[3], 1)[0], generate, end)
-
-    def _prove(self, system: str, turns: list[str], texts: list[str]) -> None:
+    def _prove(self, system: str, turns: list[str], text: str, segments: list[Segment]) -> None:
         messages = [{"role": "system", "content": system}]
         messages += [{"role": "assistant" if i % 2 else "user", "content": t} for i, t in enumerate(turns)]
         generate = len(turns) % 2 == 1
-        expected = self._apply(messages, generate=generate)
-        built = "".join(texts) + ("" if generate else self._wrap.end)
-        if built != expected:
-            raise DataError(
+        if text + ("" if generate else self._wrap.end) != apply(self.tokenizer, messages, generate=generate):
+            raise UnstableText(
                 "the chat template changes the text of a message (strips or rewrites it): step prompts would be no "
                 "prefixes of their trajectory"
+            )
+        if self._tokens(text) != tuple(token for s in segments for token in s.tokens):
+            raise UnstableText(
+                "a token of this model's tokenizer reaches across the border of two turns: step prompts would be no "
+                "token prefixes of their trajectory"
             )

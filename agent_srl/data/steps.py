@@ -9,12 +9,15 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache
 
 from agent_srl.config import DataConfig
-from agent_srl.data.actions import ActionFormat
-from agent_srl.data.render import Renderer, Segment
-from agent_srl.rewards.parse import write_reply
+from agent_srl.data.actions import ActionFormat, HermesFormat
+from agent_srl.data.contexts import Round, Size, fit, window
+from agent_srl.data.render import Renderer, Segment, UnstableText
+from agent_srl.data.tool_calls import prove_tool_calls
+from agent_srl.errors import DataError
 from agent_srl.types import StepExample
 from env_server.schema import Step, Trajectory
 
@@ -33,7 +36,10 @@ class StepBuilder:
     """Cuts and renders trajectories for one tokenizer and one config."""
 
     def __init__(self, renderer: Renderer, fmt: ActionFormat, config: DataConfig) -> None:
+        """Raises DataError if the model's template writes tool calls otherwise than `fmt`."""
         self.renderer, self.fmt, self.config = renderer, fmt, config
+        if isinstance(fmt, HermesFormat):
+            prove_tool_calls(renderer, fmt)
 
     def build(self, trajectories: list[Trajectory], on_progress: Callable[[], None] | None = None) -> StepData:
         """All step examples, in order."""
@@ -44,31 +50,55 @@ class StepBuilder:
                 on_progress()
         return data
 
-    def turns(self, problem: str, steps: list[Step]) -> list[str]:
-        """User, reply, user, ... as the model sees them: everything clipped once, by a static rule."""
-        turns = [self.renderer.clip(problem, self.config.problem_tokens)]
-        for step in steps:
-            turns += [self._reply(step), self.observation(step.observation)]
-        return turns
+    def problem(self, text: str) -> str:
+        """The problem statement as the model sees it."""
+        return self.renderer.clip(text, self.config.problem_tokens)
 
-    def observation(self, text: str) -> str:
-        """An observation as a user's turn; an empty one says so, since templates trim or refuse empty messages."""
-        return self.renderer.clip(text.strip(), self.config.observation_tokens) or "(no output)"
+    def round(self, reply: str, observation: str) -> Round:
+        """A reply and what came back, clipped once by a static rule. An empty observation says so, since templates
+        trim or refuse empty messages."""
+        text = observation.strip()
+        shown = self.renderer.clip(text, self.config.observation_tokens) or "(no output)"
+        return Round(reply, shown, f"[{len(text)} characters of output left out]")
 
-    def prompt(self, turns: list[str]) -> list[Segment]:
-        """Segments before the next reply. `turns` ends with a user's turn."""
+    def rounds(self, steps: list[Step]) -> list[Round]:
+        """The expert's rounds."""
+        return [self._round(step) for step in steps]
+
+    def prompt(self, problem: str, rounds: list[Round]) -> list[Segment]:
+        """Segments before the next reply, after what the context shows of `rounds`: always a tail of them.
+
+        Raises:
+            UnstableText: the template does not keep the text as it is.
+        """
         if self.config.context == "window":
-            turns = turns[:1] + turns[1:][-2 * self.config.rounds :]
-        return self.renderer.segments(self.fmt.system_prompt, turns)
+            rounds = window(rounds, self.config.rounds)
+        elif self.config.context == "budget":
+            rounds = self._fit(problem, rounds)
+        return self.renderer.segments(self.fmt.system_prompt, self._turns(problem, rounds))
+
+    def _turns(self, problem: str, rounds: list[Round]) -> list[str]:
+        return [problem] + [turn for r in rounds for turn in (r.reply, self.fmt.observe(r.observation))]
+
+    def _fit(self, problem: str, rounds: list[Round]) -> list[Round]:
+        system = self.fmt.system_prompt
+        whole = self.renderer.sizes(system, self._turns(problem, rounds))
+        short = self.renderer.sizes(system, self._turns(problem, [r.elided() for r in rounds]))
+        sizes = [Size(whole[i], whole[i + 1], short[i + 1]) for i in range(1, len(whole), 2)]
+        return fit(rounds, sizes, self.config.budget_tokens - whole[0])
 
     def _cut(self, trajectory: Trajectory, data: StepData) -> None:
-        turns = self.turns(trajectory.problem_statement, trajectory.steps)
-        whole = self.renderer.segments(self.fmt.system_prompt, turns) if self.config.context == "full" else []
+        problem, rounds = self.problem(trajectory.problem_statement), self.rounds(trajectory.steps)
+        whole = cache(lambda: self.prompt(problem, rounds))
         for k, step in enumerate(trajectory.steps):
             reason = self._not_a_target(k, step, len(trajectory.steps))
             if reason is None:
-                segments = whole[: 2 * k + 1] if whole else self.prompt(turns[: 2 * k + 1])
-                reason = self._add(trajectory, k, segments, data)
+                try:
+                    full = self.config.context == "full"
+                    segments = whole()[: 2 * k + 1] if full else self.prompt(problem, rounds[:k])
+                    reason = self._add(trajectory, k, segments, rounds, data)
+                except UnstableText:
+                    reason = "text that the chat template changes"
             if reason is not None:
                 data.dropped[reason] += 1
 
@@ -81,17 +111,19 @@ class StepBuilder:
             return "last step"
         return None
 
-    def _add(self, trajectory: Trajectory, k: int, segments: list[Segment], data: StepData) -> str | None:
+    def _add(
+        self, trajectory: Trajectory, k: int, segments: list[Segment], rounds: list[Round], data: StepData
+    ) -> str | None:
         step = trajectory.steps[k]
-        assert step.action is not None, "a step without an action is no target"
-        thought = self._thought(step)
-        target = tuple(self.renderer.encode(write_reply(thought, step.action, self.fmt) + self.renderer.eos))
+        call = self._exact(step)
+        if step.action is None or call is None:
+            return f"no exact text in the format {self.fmt.name}"
+        target, action_start = self._target(step, call)
         prompt = tuple(token for s in segments for token in s.tokens)
         if len(target) > self.config.max_target_tokens:
             return "reply too long"
-        if len(prompt) > self.config.max_prompt_tokens:
+        if len(prompt) > (self.config.budget_tokens or self.config.max_prompt_tokens):
             return "prompt too long"
-        shown = trajectory.steps[k - (len(segments) // 2) : k]
         data.examples.append(
             StepExample(
                 example_id=f"{trajectory.instance_id}#{k}",
@@ -101,37 +133,51 @@ class StepBuilder:
                 prompt_P=prompt,
                 expert=step.action,
                 target_T=target,
-                labels_P=self._labels(segments, shown),
+                labels_P=_labels(segments, rounds[k - len(segments) // 2 : k]),
                 previous=trajectory.steps[k - 1].action if k else None,
+                action_start=action_start,
             )
         )
         return None
 
-    def _labels(self, segments: list[Segment], shown: list[Step]) -> tuple[int, ...]:
-        labels: list[int] = []
-        for i, segment in enumerate(segments):
-            learnt = segment.is_reply and shown[i // 2].is_target and not self._clipped(shown[i // 2])
-            labels += segment.tokens if learnt else [IGNORE] * len(segment.tokens)
-        return tuple(labels)
+    def _round(self, step: Step) -> Round:
+        if step.action is None:
+            return self.round(self._thought(step), step.observation)
+        shown = self.fmt.show(step.action)
+        call = self.renderer.clip(shown, self.config.action_tokens)
+        learnt = step.is_target and call == shown and self._exact(step) is not None
+        return replace(self.round(self.renderer.reply(self._thought(step), call), step.observation), learnt=learnt)
+
+    def _target(self, step: Step, call: str) -> tuple[tuple[int, ...], int]:
+        """Tokens of the reply with its end token, and where those of its action begin."""
+        thought = self._thought(step)
+        target = self.renderer.encode(self.renderer.reply(thought, call) + self.renderer.eos)
+        before = self.renderer.encode(self.renderer.reply(thought, ""))
+        start = next((i for i, pair in enumerate(zip(before, target, strict=False)) if pair[0] != pair[1]), len(before))
+        return tuple(target), start
+
+    def _exact(self, step: Step) -> str | None:
+        """The call as text that reads back as the same action, if there is such a text without the end token."""
+        try:
+            text = self.fmt.write(step.action) if step.action is not None else None
+        except DataError:
+            return None
+        return text if text and self.renderer.eos not in text else None
 
     def _thought(self, step: Step) -> str:
-        # A thought that held a tag would end the thought early when the reply is parsed back.
-        thought = step.thought.replace("<think>", "").replace("</think>", "")
+        # A thought that held one of these would end early when the reply is parsed back.
+        thought = step.thought
+        for mark in ("<think>", "</think>", self.renderer.eos):
+            thought = thought.replace(mark, "")
         return self.renderer.clip_words(" ".join(thought.split()), self.config.thought_tokens) or "Continue."
 
-    def _clipped(self, step: Step) -> bool:
-        text = self.fmt.write(step.action) if step.action is not None else ""
-        return self.renderer.clip(text, self.config.action_tokens) != text
 
-    def _reply(self, step: Step) -> str:
-        if step.action is None:
-            return self._thought(step)
-        reply = write_reply(self._thought(step), step.action, self.fmt)
-        if not self._clipped(step):
-            return reply
-        return f"<think>{self._thought(step)}</think>\n" + self.renderer.clip(
-            self.fmt.write(step.action), self.config.action_tokens
-        )
+def _labels(segments: list[Segment], shown: list[Round]) -> tuple[int, ...]:
+    labels: list[int] = []
+    for i, segment in enumerate(segments):
+        learnt = segment.is_reply and shown[i // 2].learnt
+        labels += segment.tokens if learnt else [IGNORE] * len(segment.tokens)
+    return tuple(labels)
 
 
 def split(trajectories: list[Trajectory], config: DataConfig, seed: int) -> tuple[list[Trajectory], list[Trajectory]]:

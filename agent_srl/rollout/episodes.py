@@ -1,14 +1,15 @@
 """Multi-turn episodes: the policy acts in a session until it submits or its turns are used, then the verdict.
 
-What the policy causes (a broken format, a prompt that grows too long) is part of the episode. What infrastructure
-causes
-masks the verdict and never becomes a reward.
+What the policy causes (a broken format, a prompt that grows too long, a reply that the chat template does not keep)
+is part of the episode. What infrastructure causes masks the verdict and never becomes a reward.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from agent_srl.data.contexts import Round
+from agent_srl.data.render import UnstableText
 from agent_srl.data.steps import StepBuilder
 from agent_srl.errors import EngineError
 from agent_srl.rewards.parse import parse_reply
@@ -70,9 +71,12 @@ async def _act(
     max_turns: int,
     steps: list[Step],
 ) -> None:
-    turns = builder.turns(task.problem_statement, [])
+    problem, rounds = builder.problem(task.problem_statement), list[Round]()
     for turn in range(max_turns):
-        prompt = tuple(t for s in builder.prompt(turns) for t in s.tokens)
+        try:
+            prompt = tuple(t for s in builder.prompt(problem, rounds) for t in s.tokens)
+        except UnstableText:
+            return
         if len(prompt) > builder.config.max_prompt_tokens:
             return
         seeded = Sampling(sampling.temperature, sampling.max_new_tokens, sampling.seed + turn)
@@ -94,7 +98,7 @@ async def _act(
         )
         if observation.done:
             return
-        turns += [text.strip() or "(empty)", builder.observation(observation.output)]
+        rounds.append(builder.round(text.strip() or "(empty)", observation.output))
 
 
 async def _observe(env: Environment, session_id: str, action: Action | None) -> Observation:

@@ -2,34 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from agent_srl.config import DataConfig
 from agent_srl.data.actions import FORMATS, choose_format
 from agent_srl.data.render import Renderer
 from agent_srl.data.steps import IGNORE, StepBuilder, split
-from agent_srl.errors import DataError
-
-QWEN = Path(__file__).resolve().parents[3] / "shared" / "data" / "tokenizers" / "qwen2.5"
+from agent_srl.rewards.parse import parse_reply
 
 
 @pytest.fixture(params=["smollm2", "qwen2.5"])
 def renderer(request, tokenizer):
-    if request.param == "smollm2":
-        return Renderer(tokenizer)
-    if not QWEN.is_dir():
-        pytest.skip("the Qwen2.5 tokenizer is not on this machine")
-    from agent_srl.models import load_tokenizer
-
-    return Renderer(load_tokenizer(str(QWEN)) if (QWEN / "config.json").exists() else _from_folder(QWEN))
-
-
-def _from_folder(folder: Path):
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(folder)
+    return Renderer(tokenizer if request.param == "smollm2" else request.getfixturevalue("qwen"))
 
 
 def build(renderer, trajectories, **config):
@@ -50,10 +34,14 @@ def test_full_context_prompts_are_exact_token_prefixes_of_each_other(renderer, t
 def test_prompt_and_target_read_like_the_template(renderer, trajectories):
     example = build(renderer, trajectories[:1]).examples[-1]
     text = renderer.tokenizer.decode(example.prompt_P + example.target_T)
-    messages = [{"role": "system", "content": FORMATS["xml"].system_prompt}]
-    builder = StepBuilder(renderer, FORMATS["xml"], DataConfig())
-    for i, turn in enumerate(builder.turns(trajectories[0].problem_statement, trajectories[0].steps)[:-1]):
-        messages.append({"role": "assistant" if i % 2 else "user", "content": turn})
+    messages = [
+        {"role": "system", "content": FORMATS["xml"].system_prompt},
+        {"role": "user", "content": trajectories[0].problem_statement},
+    ]
+    for shown in StepBuilder(renderer, FORMATS["xml"], DataConfig()).rounds(trajectories[0].steps):
+        messages.append({"role": "assistant", "content": shown.reply})
+        messages.append({"role": "user", "content": shown.observation})
+    messages.pop()
     assert renderer.tokenizer.apply_chat_template(messages, tokenize=False).startswith(text)
 
 
@@ -89,16 +77,51 @@ def test_observations_are_clipped_by_a_static_rule(renderer):
     assert clipped.startswith("0 1 2") and clipped.rstrip().endswith("49999") and "characters left out" in clipped
 
 
-def test_a_template_that_drops_thoughts_is_refused(tokenizer):
-    import copy
-
-    qwen3_like = copy.deepcopy(tokenizer)
-    qwen3_like.chat_template = tokenizer.chat_template.replace(
-        "message['content']", "message['content'].split('</think>')[-1]"
+def test_a_turn_without_a_call_is_history_and_no_target(renderer, trajectories):
+    talk = (
+        trajectories[0].steps[0].model_copy(update={"action": None, "thought": "I only talk.", "observation": "Act!"})
     )
-    assert qwen3_like.chat_template != tokenizer.chat_template
-    with pytest.raises(DataError, match="rewrites earlier turns"):
-        Renderer(qwen3_like)
+    trajectories[0].steps.insert(1, talk)
+    data = build(renderer, trajectories[:1])
+    assert data.dropped["without a call"] == 1 and 1 not in [e.step for e in data.examples]
+    last = data.examples[-1]
+    assert "I only talk." in renderer.tokenizer.decode(last.prompt_P)
+    assert "I only talk." not in renderer.tokenizer.decode([label for label in last.labels_P if label != IGNORE])
+    assert data.examples[1].step == 3
+
+
+def test_an_action_that_the_format_cannot_say_is_shown_and_never_learnt(renderer, trajectories):
+    trajectories[0].steps[3].action.arguments["new_str"] = "x</parameter>\ny"
+    data = build(renderer, trajectories[:1])
+    assert data.dropped["no exact text in the format xml"] == 1
+    last = data.examples[-1]
+    assert "x</parameter>" in renderer.tokenizer.decode(last.prompt_P)
+    assert "x</parameter>" not in renderer.tokenizer.decode([label for label in last.labels_P if label != IGNORE])
+
+
+def test_what_holds_the_end_token_is_never_learnt(renderer, trajectories):
+    trajectories[0].steps[2].action.arguments["command"] = f"grep '{renderer.eos}' pkg"
+    trajectories[0].steps[3].thought = f"I see {renderer.eos} there."
+    data = build(renderer, trajectories[:1])
+    assert data.dropped["no exact text in the format xml"] == 1
+    last, end = data.examples[-1], renderer.tokenizer.eos_token_id
+    assert last.labels_P.count(end) == 2 and all(e.target_T.count(end) == 1 for e in data.examples)
+
+
+@pytest.mark.parametrize("name", ["xml", "hermes"])
+def test_the_experts_own_tokens_read_back_as_its_action(renderer, trajectories, name):
+    trajectories[0].steps[3].action.arguments["new_str"] = "  if x:\n\treturn 'é  <b>' # 1 ,  2 .\r\n\n"
+    data = StepBuilder(renderer, FORMATS[name], DataConfig()).build(trajectories[:1])
+    assert len(data.examples) == 4
+    for example in data.examples:
+        parsed = parse_reply(renderer.decode(example.target_T), FORMATS[name])
+        assert parsed == (trajectories[0].steps[example.step].thought, example.expert)
+
+
+def test_the_action_begins_where_the_thought_ends(renderer, trajectories):
+    for example in build(renderer, trajectories[:1]).examples:
+        action = renderer.tokenizer.decode(example.target_T[example.action_start :])
+        assert action == FORMATS["xml"].write(example.expert) + renderer.eos
 
 
 def test_held_out_repositories_are_never_trained_on(trajectories):

@@ -75,6 +75,8 @@ async def train(config: Config, out: Path, console: Console) -> None:
     if config.eval.controls:
         await comparison.add_controls(policy, start)
     verdicts = await _episodes(policy, prepared, config, out, console)
+    console.say(f"model:   {out / 'model'}")
+    console.say(f"samples: {out / 'srl' / 'samples.jsonl'} and {out / 'srl' / 'metrics.jsonl'}")
     report(comparison, verdicts, out, console)
 
 

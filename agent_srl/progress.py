@@ -15,6 +15,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 
 
 class Console:
@@ -23,9 +24,14 @@ class Console:
     def __init__(self) -> None:
         plain = not sys.stderr.isatty()
         self.rich = RichConsole(stderr=True, highlight=False, width=130 if plain else None, soft_wrap=plain)
+        self._results = RichConsole(highlight=False, width=None if sys.stdout.isatty() else 130)
 
     def say(self, text: str) -> None:
         self.rich.print(text, markup=False)
+
+    def result(self, table: Table) -> None:
+        """On standard output."""
+        self._results.print(table)
 
     @contextlib.contextmanager
     def progress(self, title: str, total: int) -> Iterator[Callable[..., None]]:

@@ -4,34 +4,37 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Callable
 
-from agent_srl.rewards.similarity import bare_call, ratio
+from agent_srl.rewards.similarity import bare_call
 from agent_srl.types import StepExample
+from env_server.schema import Action
 
+Reward = Callable[[Action, Action], float]
 _TARGETS = 200
 """Training steps on which candidate constants are compared."""
 
 
-def best_constant(train: list[StepExample], seed: int) -> str:
+def best_constant(train: list[StepExample], reward: Reward, seed: int) -> Action:
     """The training action that, answered everywhere, earns most on (a fixed draw of) the training steps."""
+    actions = {bare_call(e.expert): e.expert for e in train}
     calls = [bare_call(e.expert) for e in train]
-    targets = random.Random(seed).sample(calls, min(_TARGETS, len(calls)))
-    counts = Counter(targets)
+    counts = Counter(random.Random(seed).sample(calls, min(_TARGETS, len(calls))))
 
-    def worth(candidate: str) -> float:
-        return sum(n * ratio(candidate, target) for target, n in counts.items())
+    def worth(call: str) -> float:
+        return sum(n * reward(actions[call], actions[target]) for target, n in counts.items())
 
-    return max(sorted(set(calls)), key=worth)
+    return actions[max(sorted(actions), key=worth)]
 
 
-def baseline_rewards(train: list[StepExample], heldout: list[StepExample], seed: int) -> dict[str, list[float]]:
-    """Reward on every held-out step of: the best constant, repeating the last action, a random expert action."""
-    rng, constant = random.Random(seed), best_constant(train, seed)
-    experts = [bare_call(e.expert) for e in heldout]
-    pool = [bare_call(e.expert) for e in train]
-    last = [bare_call(e.previous) if e.previous else "" for e in heldout]
+def baseline_actions(
+    train: list[StepExample], heldout: list[StepExample], reward: Reward, seed: int
+) -> dict[str, list[Action | None]]:
+    """What each baseline answers on the held-out steps: the best constant, the last action again, a random expert
+    action."""
+    rng, constant = random.Random(seed), best_constant(train, reward, seed)
     return {
-        f"constant: {constant[:40]!r}": [ratio(constant, e) for e in experts],
-        "repeat the last action": [ratio(p, e) for p, e in zip(last, experts, strict=True)],
-        "random expert action": [ratio(rng.choice(pool), e) for e in experts],
+        f"constant: {bare_call(constant)[:40]!r}": [constant] * len(heldout),
+        "repeat the last action": [e.previous for e in heldout],
+        "random expert action": [rng.choice(train).expert for _ in heldout],
     }

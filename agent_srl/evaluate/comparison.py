@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from agent_srl.config import Config
-from agent_srl.evaluate.baselines import baseline_rewards
-from agent_srl.evaluate.stats import bootstrap
-from agent_srl.evaluate.steps import Row, Scores, difference_row, policy_row, read_scores, score_policy
+from agent_srl.evaluate.baselines import baseline_actions
+from agent_srl.evaluate.perplexity import perplexity
+from agent_srl.evaluate.steps import (
+    Evaluation,
+    Row,
+    Scores,
+    baseline_row,
+    difference_row,
+    policy_row,
+    score_actions,
+    score_policy,
+)
 from agent_srl.progress import Console
-from agent_srl.train.sft import fine_tune
+from agent_srl.rewards.similarity import similarity
+from agent_srl.run_folder import write_text
 from agent_srl.types import StepExample
 
 if TYPE_CHECKING:
@@ -34,52 +46,63 @@ class Comparison:
         console: Console,
     ) -> None:
         self.config, self.train, self.heldout, self.out, self.console = config, train, heldout, out, console
-        self.scores: dict[str, tuple[Scores, Scores | None]] = {}
+        self.found: dict[str, Evaluation] = {}
 
     async def add(self, name: str, load: LoadPolicy, folder: str) -> None:
-        """Score the model in `folder` at temperature 1 and greedy."""
+        """Score the model in `folder` at temperature 1 and greedy, and how likely it finds the expert's actions."""
         if self.heldout:
-            scores = await self._score(name, load, folder, 1.0, greedy=self.config.eval.greedy)
-            self.scores[name] = (scores["sampled"], scores.get("greedy"))
+            self.found[name] = await self._evaluate(name, load, folder, 1.0)
 
     async def add_controls(self, load: LoadPolicy, start: str) -> None:
         """Temperature 0.5 for both models, and SFT continued from the warm-up for SRL's CPU seconds."""
         if not self.heldout:
             return
         for name, folder in (("warm-up", start), ("SRL", str(self.out / "model"))):
-            scores = await self._score(f"{name}, T=0.5", load, folder, 0.5, greedy=False)
-            self.scores[f"{name}, T=0.5"] = (scores["sampled"], None)
+            self.found[f"{name}, T=0.5"] = await self._evaluate(f"{name}, T=0.5", load, folder, 0.5)
         await self.add("SFT continued", load, str(self._sft_continued(load, start)))
 
     def rows(self) -> list[Row]:
         """The table: baselines, policies, paired differences."""
-        if not self.scores:
+        if not self.found:
             return []
-        draws, clusters = self.config.eval.bootstrap, [e.instance_id for e in self.heldout]
-        baselines = baseline_rewards(self.train, self.heldout, self.config.seed)
-        rows = [Row(name, bootstrap(r, clusters, draws=draws)) for name, r in baselines.items()]
-        rows += [policy_row(name, self.heldout, *pair, draws) for name, pair in self.scores.items()]
-        names = [n for n in self.scores if "T=0.5" not in n]
-        for before in names:
-            if before != "SRL" and "SRL" in self.scores:
+        draws, rows = self.config.eval.bootstrap, []
+        for name, actions in baseline_actions(self.train, self.heldout, similarity, self.config.seed).items():
+            scores = score_actions(actions, self.heldout, similarity)
+            rows.append(baseline_row(name, self.heldout, scores, draws))
+        rows += [policy_row(name, self.heldout, found, draws) for name, found in self.found.items()]
+        for before in self.found:
+            if before != "SRL" and "SRL" in self.found and "T=0.5" not in before:
                 title = f"SRL minus {before}"
-                rows.append(difference_row(title, self.heldout, self.scores["SRL"], self.scores[before], draws))
+                rows.append(difference_row(title, self.heldout, self.found["SRL"], self.found[before], draws))
         return rows
 
-    async def _score(
-        self, name: str, load: LoadPolicy, folder: str, temperature: float, *, greedy: bool
-    ) -> dict[str, Scores]:
-        cache = self.out / "eval" / f"{name.replace(', ', '-').replace(' ', '-')}.json"
-        if cache.exists():
-            return read_scores(cache)
+    async def _evaluate(self, name: str, load: LoadPolicy, folder: str, temperature: float) -> Evaluation:
+        """At temperature 1 with the greedy replies and the perplexity. Kept in a file for a run that goes on."""
+        slug = re.sub(r"[^\w.=-]+", "-", name)
+        cache = self.out / "eval" / f"{slug}.json"
+        asked = {
+            "model": _version(folder),
+            "examples": [e.example_id for e in self.heldout],
+            "samples": self.config.eval.samples,
+            "greedy": self.config.eval.greedy,
+        }
+        if (kept := _kept(cache, asked)) is not None:
+            return kept
         policy = load(folder)
         wanted = {"sampled": (self.config.eval.samples, policy.sampling(temperature, _SEED))}
-        if greedy:
+        if temperature == 1.0 and self.config.eval.greedy:
             wanted["greedy"] = (1, policy.sampling(0.0, _SEED))
         with self.console.progress(f"held-out steps: {name}", len(self.heldout)) as tick:
-            return await score_policy(policy.sampler, self.heldout, wanted, cache, tick)
+            scores = await score_policy(policy.sampler, self.heldout, wanted, tick)
+        row_tokens = self.config.train.row_tokens
+        likely = perplexity(policy.model, self.heldout, row_tokens) if temperature == 1.0 else None
+        found = Evaluation(scores["sampled"], scores.get("greedy"), likely)
+        write_text(cache, json.dumps(asked | {"found": asdict(found)}))
+        return found
 
     def _sft_continued(self, load: LoadPolicy, start: str) -> Path:
+        from agent_srl.train.sft import fine_tune
+
         folder = self.out / "sft-continued" / "model"
         if folder.is_dir():
             return folder
@@ -101,3 +124,19 @@ class Comparison:
 
 def _cpu_seconds(metrics: Path) -> float:
     return sum(float(json.loads(line)["cpu_s"]) for line in metrics.read_text(encoding="utf-8").splitlines())
+
+
+def _version(model: str) -> str:
+    """Tells a model from one that was trained longer in the same folder."""
+    return f"{model}@{max((p.stat().st_mtime_ns for p in Path(model).glob('*.safetensors')), default=0)}"
+
+
+def _kept(cache: Path, asked: dict[str, Any]) -> Evaluation | None:
+    """What an earlier call found, if it was asked the same."""
+    if not cache.exists():
+        return None
+    saved = json.loads(cache.read_text(encoding="utf-8"))
+    if any(saved.get(key) != value for key, value in asked.items()):
+        return None
+    sampled, greedy = saved["found"]["sampled"], saved["found"]["greedy"]
+    return Evaluation(Scores(**sampled), Scores(**greedy) if greedy else None, saved["found"]["perplexity"])

@@ -1,4 +1,4 @@
-"""The end of a run: the table on the screen, `report.md` and `results.json`."""
+"""What was found: the table on the screen, `report.md` and `results.json`."""
 
 from __future__ import annotations
 
@@ -15,11 +15,27 @@ from agent_srl.progress import Console
 from agent_srl.run_folder import write_text
 from env_server.schema import Verdict
 
-_HEADER = ("policy", "T=1 [95 %]", "greedy [95 %]", "valid", "similarity", "first words")
+_HEADER = (
+    "policy",
+    "T=1 [95 %]",
+    "greedy [95 %]",
+    "valid",
+    "similarity",
+    "exact",
+    "tool",
+    "file",
+    "perplexity",
+    "first words",
+)
+_LEGEND = (
+    "valid: share of sampled replies in the right format; similarity: mean reward of those; exact, tool, file: share "
+    "that is the expert's call, names its tool, names its files (of the steps where it names some); perplexity: of the "
+    "expert's action given its thought, per token."
+)
 
 
 def report(comparison: Comparison, verdicts: list[Verdict], out: Path, console: Console) -> None:
-    """Print and write what the run found."""
+    """Print and write what was found."""
     rows = comparison.rows()
     if rows:
         _print_table(rows, len(comparison.heldout), console)
@@ -33,9 +49,7 @@ def report(comparison: Comparison, verdicts: list[Verdict], out: Path, console: 
     }
     write_text(out / "results.json", json.dumps(results, indent=2) + "\n")
     write_text(out / "report.md", _markdown(rows, summary, comparison, out))
-    console.say(f"model:   {out / 'model'}")
     console.say(f"table:   {out / 'report.md'} and {out / 'results.json'}")
-    console.say(f"samples: {out / 'srl' / 'samples.jsonl'} and {out / 'srl' / 'metrics.jsonl'}")
 
 
 def resolve_summary(verdicts: list[Verdict], what: str = "resolved") -> dict[str, Any] | None:
@@ -74,10 +88,18 @@ def _cells(row: Row) -> tuple[str, ...]:
         row.policy,
         str(row.sampled),
         str(row.greedy) if row.greedy else "",
-        f"{row.format_valid:.1%}" if row.format_valid is not None else "",
-        f"{row.similarity:.3f}" if row.similarity is not None else "",
+        _number(row.format_valid, ".1%"),
+        _number(row.similarity, ".3f"),
+        _number(row.exact_match, ".1%"),
+        _number(row.tool_accuracy, ".1%"),
+        _number(row.file_accuracy, ".1%"),
+        _number(row.perplexity, ".2f"),
         words,
     )
+
+
+def _number(value: float | None, spec: str) -> str:
+    return format(value, spec) if value is not None else ""
 
 
 def _print_table(rows: list[Row], steps: int, console: Console) -> None:
@@ -86,15 +108,14 @@ def _print_table(rows: list[Row], steps: int, console: Console) -> None:
         table.add_column(title, no_wrap=title != "policy", min_width=16 if title == "policy" else None)
     for row in rows:
         table.add_row(*_cells(row)[:-1])
-    console.rich.print(table)
+    console.result(table)
 
 
 def _markdown(rows: list[Row], summary: dict[str, Any] | None, comparison: Comparison, out: Path) -> str:
     lines = [f"# {out.name}", ""]
     if rows:
         lines += [
-            f"Reward on {len(comparison.heldout)} held-out steps; intervals by bootstrap over trajectories. valid: "
-            "share of sampled replies in the right format; similarity: mean reward of those.",
+            f"Reward on {len(comparison.heldout)} held-out steps; intervals by bootstrap over trajectories. {_LEGEND}",
             "",
         ]
         lines += ["| " + " | ".join(_HEADER) + " |", "|" + "---|" * len(_HEADER)]

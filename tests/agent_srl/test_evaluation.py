@@ -1,13 +1,21 @@
-"""Risks: an interval that does not cover, steps counted as independent, a constant that is not the best."""
+"""Risks: an interval that does not cover, steps counted as independent, a constant that is not the best, agreement
+claimed for another file, a perplexity of the wrong tokens."""
 
 from __future__ import annotations
 
+import math
 import random
 
-from agent_srl.evaluate.baselines import baseline_rewards, best_constant
+import pytest
+
+from agent_srl.errors import DataError
+from agent_srl.evaluate.agreement import agreement, files
+from agent_srl.evaluate.baselines import baseline_actions, best_constant
+from agent_srl.evaluate.perplexity import perplexity
 from agent_srl.evaluate.report import resolve_summary
 from agent_srl.evaluate.stats import bootstrap, paired, wilson
-from agent_srl.rewards.similarity import ratio
+from agent_srl.evaluate.steps import score_actions, set_aside
+from agent_srl.rewards.similarity import ratio, similarity
 from agent_srl.types import StepExample
 from env_server.schema import Action, Verdict
 
@@ -56,12 +64,86 @@ def test_the_best_constant_beats_every_other_training_action():
     def worth(constant: str) -> float:
         return sum(ratio(constant, c) for c in commands)
 
-    assert worth(best_constant(train, 0)) == max(worth(c) for c in commands)
+    best = best_constant(train, similarity, 0).arguments["command"]
+    assert worth(best) == max(worth(c) for c in commands)
 
 
 def test_repeating_the_last_action_is_scored_against_the_expert():
-    rewards = baseline_rewards([example(0, "ls")], [example(1, "pwd", "pwd"), example(2, "pwd")], 0)
-    assert rewards["repeat the last action"] == [1.0, 0.0]
+    heldout = [example(1, "pwd", "pwd"), example(2, "pwd")]
+    repeated = baseline_actions([example(0, "ls")], heldout, similarity, 0)["repeat the last action"]
+    scores = score_actions(repeated, heldout, similarity)
+    assert scores.per_step() == [1.0, 0.0]
+    assert scores.shares()["exact_match"] == scores.shares()["tool_accuracy"] == 0.5
+
+
+def edit(path: str, **arguments: object) -> Action:
+    return Action(name="str_replace_editor", arguments={"command": "view", "path": path, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("action", "named"),
+    [
+        (bash("cd /testbed && sed -n '1,20p' ./pkg/a.py | head"), {"pkg/a.py"}),
+        (
+            bash("python -m pytest tests/test_a.py::test_x tests/test_b.py -q 2>&1"),
+            {"tests/test_a.py", "tests/test_b.py"},
+        ),
+        (bash("cat <<'EOF' > repro.py\nopen('inside.py')\nEOF\ncat after.txt"), {"repro.py", "after.txt"}),
+        (bash("grep -rn self.pyramid pkg/ && ls /usr/lib/python3.11"), set()),
+        (bash("cat setup.cfg;git diff -- a.rst"), {"setup.cfg", "a.rst"}),
+        (edit("/testbed/pkg/a.py", file_text="b.py"), {"pkg/a.py"}),
+        (edit("/workspace/owner__name__1.0/a.py"), {"a.py"}),
+        (Action(name="submit"), set()),
+    ],
+)
+def test_files_are_those_an_action_names(action, named):
+    assert files(action) == named
+
+
+def test_agreement_tells_the_same_call_from_the_same_tool_and_the_same_file():
+    expert = bash("cd /testbed && cat pkg/a.py")
+    assert agreement(bash("cat pkg/a.py\n"), expert) == agreement(expert, expert)
+    near, wrong = agreement(bash("head pkg/a.py"), expert), agreement(bash("cat pkg/b.py"), expert)
+    assert (near.exact, near.tool, near.file) == (False, True, True)
+    assert (wrong.exact, wrong.tool, wrong.file) == (False, True, False)
+    assert agreement(edit("/testbed/pkg/a.py"), expert).tool is False
+    assert agreement(bash("ls"), bash("ls")).file is None  # says nothing of files
+    broken = agreement(None, expert)
+    assert (broken.exact, broken.tool, broken.file) == (False, False, False)
+
+
+def test_steps_that_choose_a_checkpoint_share_no_trajectory_with_those_compared():
+    examples = [example(i, "ls") for i in range(30)]
+    chosen, compared = set_aside(examples, 8, 0)
+    assert len(chosen) == 8 and {e.instance_id for e in compared} and len(compared) >= 10
+    assert not {e.instance_id for e in chosen} & {e.instance_id for e in compared}
+    assert set_aside(examples, 8, 0) == (chosen, compared)
+    assert set_aside(examples, 1000, 0)[1]  # some are always left to compare
+    with pytest.raises(DataError, match="two held-out trajectories"):
+        set_aside([example(0, "ls"), example(3, "pwd")], 8, 0)
+
+
+def test_perplexity_is_that_of_the_actions_tokens_alone(tiny_model):
+    import torch
+
+    from agent_srl.models import load_model
+
+    model = load_model(str(tiny_model), torch.float32, torch.device("cpu"))
+    trunk = tuple(range(50, 90))
+    cases = [(trunk, (11, 12, 13, 14), 2), (trunk[:25], (21, 22), 1), ((3, 4), (5,), 0), (trunk, (11, 12, 13, 14), 2)]
+    examples = [
+        StepExample(f"t#{i}", "r", "t", i, prompt, bash("x"), target, (-100,) * len(prompt), None, start)
+        for i, (prompt, target, start) in enumerate(cases)
+    ]
+    losses: list[float] = []
+    for prompt, target, start in cases:
+        logits = model(torch.tensor([prompt + target])).logits[0].detach().double().log_softmax(-1)
+        losses += [-float(logits[len(prompt) + i - 1, target[i]]) for i in range(start, len(target))]
+    model.train()
+    expected = math.exp(sum(losses) / len(losses))
+    for row_tokens in (30, 4096):
+        assert perplexity(model, examples, row_tokens) == pytest.approx(expected, rel=1e-4)
+    assert model.training
 
 
 def test_masked_verdicts_are_counted_apart_and_never_as_failures():

@@ -141,6 +141,12 @@ class TrainConfig(Strict):
     row_tokens: int = Field(4096, ge=128)
     """Unique tokens of one forward pass."""
     checkpoint_every: int = Field(6, ge=1)
+    eval_every: int = Field(0, ge=0)
+    """Score the model greedily on held-out steps every so many steps and after the last, and keep the best (paper,
+    5.1). These steps come from trajectories of their own, which no table compares. 0 keeps the last model,
+    unscored."""
+    eval_steps: int = Field(32, ge=1)
+    """Of `eval_every`: how many held-out steps choose the model."""
     min_thought_words: int = Field(1, ge=0)
 
 

@@ -2,7 +2,7 @@
 
 run/
   config.yaml environment.json     what was run
-  warmup/model  srl/  model        weights; srl/ holds checkpoints, metrics.jsonl, samples.jsonl
+  warmup/model  srl/  model        weights; srl/ holds checkpoints, metrics.jsonl, samples.jsonl, the best model so far
   eval/                            rewards per held-out step and policy
   episodes/                        predictions, verdicts, trajectories of the trained agent
   results.json  report.md          the table
@@ -25,10 +25,11 @@ from agent_srl.errors import DataError
 from agent_srl.evaluate.comparison import Comparison
 from agent_srl.evaluate.episodes import evaluate, model_solver
 from agent_srl.evaluate.report import report
-from agent_srl.evaluate.steps import choose
+from agent_srl.evaluate.steps import choose, set_aside, validate
 from agent_srl.memory import release_memory
 from agent_srl.progress import Console
 from agent_srl.run_folder import open_run, saved_config
+from agent_srl.train.choice import BestModel, Metrics
 from agent_srl.types import StepExample
 from env_server.local import open_environment
 from env_server.schema import Verdict
@@ -36,9 +37,10 @@ from env_server.schema import Verdict
 
 @dataclass
 class Steps:
-    """What training and comparison see."""
+    """What training, the choice of a checkpoint and the comparison see. No trajectory is in two of them."""
 
     train: list[StepExample]
+    validation: list[StepExample]
     heldout: list[StepExample]
     fmt: ActionFormat
     builder: StepBuilder
@@ -103,7 +105,13 @@ def _steps(prepared: Prepared, renderer: Renderer, config: Config, console: Cons
         )
     if not heldout_steps.examples:
         console.say("nothing is held out (one trajectory, or data.heldout_fraction=0): there will be no comparison")
-    return Steps(train_steps.examples, heldout_steps.examples, fmt, builder)
+    validation, compared = list[StepExample](), heldout_steps.examples
+    if config.train.eval_every:
+        validation, compared = set_aside(compared, config.train.eval_steps, config.seed)
+        console.say(
+            f"{len(validation)} held-out steps choose the model; {len(compared)} of other trajectories are compared on"
+        )
+    return Steps(train_steps.examples, validation, compared, fmt, builder)
 
 
 def _warm_up(policy: Any, steps: Steps, config: Config, out: Path, console: Console) -> str:
@@ -138,6 +146,7 @@ async def _srl(policy: Any, start: str, steps: Steps, config: Config, out: Path,
         console.say(f"SRL is already trained for {config.train.max_steps} steps in {out}; using it")
         return
     learner = policy(start)
+    best = _best_model(learner, steps, config, out) if config.train.eval_every else None
     with console.live("SRL", config.train.max_steps) as show:
         loop = SRLLoop(
             learner.model,
@@ -146,11 +155,23 @@ async def _srl(policy: Any, start: str, steps: Steps, config: Config, out: Path,
             config.train,
             seed=config.seed,
             folder=out / "srl",
+            best=best,
             on_step=lambda r: show(r["step"], _line(r)),
         )
         await loop.run()
-    learner.save(out / "model")
+    if best and best.best:
+        best.copy(out / "model")
+        console.say(f"kept the model of step {best.best.step}: it scores best on the steps held out for the choice")
+    else:
+        learner.save(out / "model")
     done.touch()
+
+
+def _best_model(learner: Any, steps: Steps, config: Config, out: Path) -> BestModel:
+    async def measure() -> Metrics:
+        return await validate(learner, steps.validation, config.train.row_tokens)
+
+    return BestModel(config.train.eval_every, measure, learner.save, out / "srl" / "best")
 
 
 async def _episodes(policy: Any, prepared: Prepared, config: Config, out: Path, console: Console) -> list[Verdict]:
@@ -177,7 +198,8 @@ def _line(r: dict[str, Any]) -> str:
     """The live line: reward, format errors, kept groups, tokens per second."""
     valid = f"{1 - r['format_valid']:.0%}" if r["format_valid"] is not None else "-"
     reward = f"{r['reward']:+.3f}" if r["reward"] is not None else "-"
+    heldout = f"  held-out {r['heldout']['reward']:+.3f}" if "heldout" in r else ""
     return (
         f"reward {reward}  format errors {valid}  kept {r['kept_groups']}/{r['sampled_groups']} groups "
-        f"{r['tokens_per_s']:.0f} tokens/s"
+        f"{r['tokens_per_s']:.0f} tokens/s{heldout}"
     )

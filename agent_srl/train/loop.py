@@ -20,6 +20,7 @@ from agent_srl.rollout.engine import Sampling
 from agent_srl.rollout.steps import StepSampler
 from agent_srl.train.advantages import advantages, has_signal
 from agent_srl.train.checkpoint import load_checkpoint, save_checkpoint
+from agent_srl.train.choice import BestModel
 from agent_srl.train.loss import policy_loss
 from agent_srl.train.metrics import JsonLines, batch_metrics, sample_record
 from agent_srl.train.optimizer import MasterAdamW
@@ -42,8 +43,10 @@ class SRLLoop:
         *,
         seed: int,
         folder: Path,
+        best: BestModel | None = None,
         on_step: Callable[[Record], None] | None = None,
     ) -> None:
+        """`best` chooses among the models of the run; without it the last one is all there is."""
         if not examples:
             raise TrainingError("no step example to train on: see the dropped steps above and raise the data limits")
         self.model, self.sampler, self.examples, self.config, self.seed = (
@@ -53,7 +56,7 @@ class SRLLoop:
             config,
             seed,
         )
-        self.folder, self.on_step = folder, on_step
+        self.folder, self.best, self.on_step = folder, best, on_step
         self.optimizer = MasterAdamW(model, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
         self.step = self.cursor = self.empty = 0
 
@@ -65,11 +68,14 @@ class SRLLoop:
         while self.step < self.config.max_steps:
             record, groups = await self._one_step()
             self.step += 1
+            scored = self.best is not None and self.best.due(self.step, self.config.max_steps)
+            if self.best is not None and scored:
+                record |= await self.best.consider(self.step)
             metrics.write(record)
             samples.write(*(sample_record(self.step, g) for g in groups))
             if self.on_step:
                 self.on_step(record)
-            if self.step % self.config.checkpoint_every == 0 or self.step == self.config.max_steps:
+            if scored or self.step % self.config.checkpoint_every == 0 or self.step == self.config.max_steps:
                 self._save()
 
     async def _one_step(self) -> tuple[Record, list[Group]]:
@@ -138,14 +144,19 @@ class SRLLoop:
             "step": self.step,
             "cursor": self.cursor,
             "empty": self.empty,
+            "best": vars(self.best.best) if self.best and self.best.best else None,
         }
         save_checkpoint(self.folder / "checkpoints", self.step, state)
+        if self.best:
+            self.best.tidy()
 
     def _resume(self) -> None:
         saved = load_checkpoint(self.folder / "checkpoints")
         if saved is not None:
             self.optimizer.load_state_dict(saved["optimizer"])
             self.step, self.cursor, self.empty = saved["step"], saved["cursor"], saved["empty"]
+            if self.best:
+                self.best.resume(saved["best"])
 
 
 def _branches(groups: list[Group]) -> list[Branch]:

@@ -124,6 +124,46 @@ def test_a_finished_run_is_used_again(unbroken, expert, tiny_model):
     assert (unbroken / "model" / "model.safetensors").stat().st_mtime_ns == before
 
 
+CHOICE = ("train.max_steps=5", "train.eval_every=2", "train.eval_steps=6", "data.heldout_fraction=0.5")
+
+
+@pytest.fixture(scope="module")
+def chosen(expert, tiny_model, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("chosen") / "run"
+    done = subprocess.run(command(expert, tiny_model, out, *CHOICE), capture_output=True, text=True, timeout=580)
+    assert done.returncode == 0, done.stderr
+    assert "kept the model of step" in done.stderr
+    return out
+
+
+def test_the_model_that_scores_best_on_held_out_steps_is_kept(chosen):
+    scored = {r["step"]: r["heldout"]["reward"] for r in metrics(chosen) if "heldout" in r}
+    assert list(scored) == [2, 4, 5]
+    best = max(scored, key=lambda step: (scored[step], -step))
+    assert metrics(chosen)[-1]["best_step"] == best
+    kept = (chosen / "model" / "model.safetensors").read_bytes()
+    assert kept == (chosen / "srl" / "best" / f"step-{best:06d}" / "model.safetensors").read_bytes()
+    measured = next(r["heldout"] for r in metrics(chosen) if "heldout" in r)
+    assert measured.keys() >= {"exact_match", "tool_accuracy", "file_accuracy", "perplexity", "format_valid"}
+
+
+def test_a_run_killed_between_two_evaluations_chooses_the_same_model(chosen, expert, tiny_model, tmp_path):
+    out = tmp_path / "run"
+    full = command(expert, tiny_model, out, *CHOICE)
+    started = subprocess.Popen(full, stderr=subprocess.DEVNULL, start_new_session=True)
+    file, deadline = out / "srl" / "metrics.jsonl", time.monotonic() + 300
+    while not (file.exists() and len(file.read_text().splitlines()) >= 3):
+        assert started.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(started.pid, signal.SIGKILL)
+    started.wait()
+    done = subprocess.run(full, capture_output=True, text=True, timeout=580)
+    assert done.returncode == 0, done.stderr
+    assert metrics(out) == metrics(chosen)
+    weights = ("model", "model.safetensors")
+    assert out.joinpath(*weights).read_bytes() == chosen.joinpath(*weights).read_bytes()
+
+
 def test_a_run_without_signal_stops_with_advice(expert, tiny_model, tmp_path):
     done = subprocess.run(
         command(expert, tiny_model, tmp_path / "run", "warmup.steps=0", "train.refill_rounds=0", "eval.steps=0"),

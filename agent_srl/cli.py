@@ -94,6 +94,10 @@ def eval_(
     tasks: Annotated[str, typer.Option(help="Tasks to solve: JSONL (math: also a hub id; empty generates some).")] = "",
     task: Task = "swe",
     model: Annotated[str, typer.Option(help="A folder, a hub id, or smollm2.")] = "",
+    trajectories: Annotated[
+        list[Path],
+        typer.Option(help="Instead of tasks: score the model on the steps of expert trajectories. Repeatable."),
+    ] = [],  # noqa: B006
     gold: Annotated[bool, typer.Option("--gold", help="Grade the gold patches: must resolve.")] = False,
     empty: Annotated[bool, typer.Option("--empty", help="Grade empty patches: must not resolve.")] = False,
     out: Annotated[
@@ -101,12 +105,15 @@ def eval_(
     ] = None,
     config: Annotated[str, typer.Option(help="A YAML file or a shipped config.")] = "",
     samples: Annotated[int, typer.Option(help="Math: samples for avg@k at temperature 1.", min=1)] = 4,
-    limit: Annotated[int, typer.Option(help="Only the first tasks; 0 takes all.", min=0)] = 0,
+    limit: Annotated[int, typer.Option(help="Only the first tasks or trajectories; 0 takes all.", min=0)] = 0,
     sandbox: Annotated[str, typer.Option(help="auto, bubblewrap or docker.")] = "auto",
     url: Annotated[str, typer.Option(help="An environment server instead of sandboxes here.")] = "",
     set_: Set = [],  # noqa: B006
 ) -> None:
     """Drive a model as an agent and grade its patches in fresh sandboxes (swe), or judge its answers (math).
+
+    With --trajectories, compare its next actions with the expert's instead: reward, exact match, tool, file and
+    perplexity on eval.steps of their steps, beside the baselines that cost nothing. No sandbox is needed.
 
     Examples:
 
@@ -114,16 +121,25 @@ def eval_(
 
       agent-srl eval --task swe --tasks tasks.jsonl --gold
 
+      agent-srl eval --task swe --model runs/quickstart/model --trajectories heldout.jsonl
+
       agent-srl eval --task math --model runs/math/model --tasks gsm8k_test.jsonl --limit 50
     """
     from agent_srl.config import load_config
-    from agent_srl.evaluate.run import Source, evaluate_run
+    from agent_srl.evaluate.run import Source, evaluate_run, evaluate_steps
 
     _known_task(task)
     if sum((gold, empty, bool(model))) != 1:
         raise ConfigError("give exactly one of --model, --gold and --empty")
+    if trajectories:
+        if task != "swe" or tasks or not model:
+            raise ConfigError("--trajectories goes with --task swe and --model, and without --tasks")
+        given = {"data.trajectories": [str(p) for p in trajectories]}
+        resolved = load_config(config or "swe/trajectories", set_, given | {"data.limit": limit})
+        _run(evaluate_steps(resolved, model, out))
+        return
     if task == "swe" and not tasks:
-        raise ConfigError("give --tasks FILE (make one with `agent-srl tasks make`)")
+        raise ConfigError("give --tasks FILE (make one with `agent-srl tasks make`), or --trajectories FILE")
     resolved = load_config(config or f"{task}/quickstart", set_, {"task": task})
     source = Source(model=model, patches="gold" if gold else "empty" if empty else "")
     _run(evaluate_run(resolved, source, tasks, out, samples=samples, limit=limit, sandbox=sandbox, url=url))

@@ -63,6 +63,8 @@ def good(tmp_path) -> Path:
         (("train", "--task", "math", "--data", "missing.jsonl"), ("missing.jsonl",)),
         (("eval", "--tasks", "missing.jsonl", "--gold"), ("missing.jsonl", "tasks make")),
         (("eval", "--gold"), ("--tasks",)),
+        (("eval", "--gold", "--trajectories", "x.jsonl"), ("--trajectories", "--model")),
+        (("eval", "--model", "smollm2", "--trajectories", "missing.jsonl"), ("missing.jsonl",)),
         (("train", "--set", "data.context=budget"), ("data.budget_tokens",)),
         (("eval", "--tasks", "x.jsonl", "--gold", "--empty"), ("exactly one",)),
         (("tasks", "validate", "missing.jsonl"), ("missing.jsonl",)),

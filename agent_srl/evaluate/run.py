@@ -1,4 +1,4 @@
-"""`agent-srl eval`: choose the tasks, the environment and the policy, evaluate, print."""
+"""`agent-srl eval`: choose the tasks or steps, the environment and the policy, evaluate, print."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent_srl.config import Config
+from agent_srl.data.prepare import read_all
 from agent_srl.errors import DataError
+from agent_srl.evaluate.comparison import Comparison
 from agent_srl.evaluate.episodes import Solve, evaluate, model_solver, patch_solver
-from agent_srl.evaluate.report import resolve_summary
+from agent_srl.evaluate.report import report, resolve_summary
 from agent_srl.evaluate.stats import bootstrap
+from agent_srl.evaluate.steps import choose
 from agent_srl.policy import load_policy
 from agent_srl.progress import Console
 from env_server.client import EnvClient, Environment
@@ -42,7 +45,7 @@ async def evaluate_run(
     rows = _tasks(config, tasks)[: limit or None]
     if not rows:
         raise DataError(f"{tasks} holds no task")
-    folder = out or Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{config.task}-eval"
+    folder = out or _folder(config)
     folder.mkdir(parents=True, exist_ok=True)
     policy = load_policy(source.model, config) if source.model else None
     environment: Environment = EnvClient(url) if url else open_environment(rows, sandbox)
@@ -66,6 +69,36 @@ async def evaluate_run(
     finally:
         await environment.close()
     console.say(f"predictions, verdicts and episodes: {folder}")
+
+
+async def evaluate_steps(config: Config, model: str, out: Path | None) -> None:
+    """Score a model on `eval.steps` steps of `data.trajectories` and print the table.
+
+    The constant is chosen on the same trajectories, so that baseline is, if anything, too good. Raises AgentSRLError.
+    """
+    from agent_srl.train.loop import threads_and_seed
+
+    console = Console()
+    threads_and_seed(config.model.threads, config.seed)
+    trajectories = read_all(config.data.trajectories, config.data.limit, console)
+    policy = load_policy(model, config, trajectories)
+    if policy.builder.renderer.note:
+        console.say(policy.builder.renderer.note)
+    with console.progress("cutting steps", len(trajectories)) as tick:
+        steps = policy.builder.build(trajectories, tick)
+    reasons = ", ".join(f"{n} {reason}" for reason, n in steps.dropped.most_common()) or "none"
+    console.say(f"{len(steps.examples)} steps; steps that are no targets: {reasons}")
+    if not steps.examples:
+        raise DataError(f"no step of {', '.join(config.data.trajectories)} can be scored ({reasons})")
+    folder = out or _folder(config)
+    chosen = choose(steps.examples, config.eval.steps, config.seed)
+    comparison = Comparison(config, steps.examples, chosen, folder, console)
+    await comparison.add(model, lambda _: policy, model)
+    report(comparison, [], folder, console)
+
+
+def _folder(config: Config) -> Path:
+    return Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{config.task}-eval"
 
 
 def _tasks(config: Config, source: str) -> list[Task]:

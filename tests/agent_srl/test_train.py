@@ -164,6 +164,21 @@ def test_a_run_killed_between_two_evaluations_chooses_the_same_model(chosen, exp
     assert out.joinpath(*weights).read_bytes() == chosen.joinpath(*weights).read_bytes()
 
 
+def test_a_model_is_scored_on_the_steps_of_a_file(unbroken, expert, tmp_path):
+    flags = ["--model", str(unbroken / "model"), "--trajectories", str(expert), "--out", str(tmp_path / "eval")]
+    small = ("model.threads=1", "model.dtype=float32", "train.max_new_tokens=64", "eval.steps=6", "eval.samples=2")
+    sets = [part for s in small for part in ("--set", s)]
+    done = subprocess.run(
+        [sys.executable, "-m", "agent_srl", "eval", *flags, *sets], capture_output=True, text=True, timeout=580
+    )
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "eval" / "results.json").read_text())["rows"]
+    assert len(rows) == 4 and rows[-1]["policy"] == str(unbroken / "model")
+    assert rows[-1]["perplexity"] > 1 and rows[1]["policy"] == "repeat the last action"
+    assert all(0 <= r["exact_match"] <= r["tool_accuracy"] <= 1 for r in rows)
+    assert "perplexity" in done.stdout and "repeat the last" in done.stdout
+
+
 def test_a_run_without_signal_stops_with_advice(expert, tiny_model, tmp_path):
     done = subprocess.run(
         command(expert, tiny_model, tmp_path / "run", "warmup.steps=0", "train.refill_rounds=0", "eval.steps=0"),

@@ -1,0 +1,180 @@
+"""Risks: two idioms of one action that are taken for two actions, an action whose destruction is not seen."""
+
+from __future__ import annotations
+
+import pytest
+
+from agent_srl.rewards.reading.intents import Change, Intent
+from agent_srl.rewards.reading.sed import read_sed
+from agent_srl.rewards.reading.shell import read_commands
+from agent_srl.rewards.reading.tools import read_action
+from agent_srl.rewards.targets import Target, lines_similarity, normalise, path_similarity
+from env_server.schema import Action
+
+
+def bash(command: str) -> Action:
+    return Action(name="bash", arguments={"command": command})
+
+
+def call(name: str, **arguments: object) -> Action:
+    return Action(name=name, arguments=arguments)
+
+
+def read(action: Action | str) -> tuple[Intent, ...]:
+    return read_action(bash(action) if isinstance(action, str) else action)
+
+
+def editor(**arguments: object) -> Action:
+    return call("str_replace_editor", **arguments)
+
+
+SAME = {
+    "module": (
+        "pytest tests/a.py",
+        "cd /testbed && A=1 timeout 60 python -m pytest /testbed/tests/a.py -q 2>&1 | tail -5",
+    ),
+    "fallback": ("pytest tests/a.py", "pytest ./tests/a.py -x || true; echo done"),
+    "folder": ("cat pkg/a.py", "cd pkg && cat a.py"),
+    "numbered": ("cat a.py", "nl -ba a.py"),
+    "lines": ("sed -n '10,20p' a.py", "nl -ba a.py | sed -n '10,20p'"),
+    "lines of lines": ("sed -n '11,20p' a.py", "head -20 a.py | tail -10"),
+    "awk": ("sed -n '10,20p' a.py", "awk 'NR>=10 && NR<=20' a.py"),
+    "editor": ("sed -n '10,20p' a.py", editor(command="view", path="/testbed/a.py", view_range=[10, 20])),
+    "open": ("open a.py 60", call("open", path="a.py", line_number=60)),
+    "read": ("sed -n '5,9p' a.py", call("read_file", path="a.py", offset=5, limit=5)),
+    "search": ("grep -rn foo src", "rg foo src"),
+    "search dir": ("grep -rn foo src", "search_dir foo src"),
+    "piped search": ("grep -n foo a.py", "cat a.py | grep foo"),
+    "found search": ("grep -rn foo .", "find . -name '*' | xargs grep foo"),
+    "find": ("find . -name 'a.py'", "find_file a.py"),
+    "list": ("ls pkg", editor(command="view", path="/testbed/pkg")),
+    "code": ("python -c 'print(1)'", "echo 'print(1)' | python3"),
+    "submit": ("echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT && git add -A", call("finish")),
+    "create": ("cat > a.py <<'EOF'\nx = 1\nEOF", editor(command="create", path="/testbed/a.py", file_text="x = 1\n")),
+    "tee": ("cat > a.py <<'EOF'\nx = 1\nEOF", "tee a.py <<'EOF'\nx = 1\nEOF"),
+    "written": ("cat > a.py <<'EOF'\nx = 1\nEOF", "python - <<'EOF'\nopen('a.py', 'w').write('x = 1\\n')\nEOF"),
+    "append": ("echo 'x = 1' >> a.py", "echo 'x = 1' | tee -a a.py"),
+    "insert": (
+        "sed -i '5a\\    x = 1' a.py",
+        editor(command="insert", path="a.py", insert_line=5, new_str="    x = 1"),
+    ),
+    "edit lines": ("edit 3:4\nx\nend_of_edit", call("edit", line_numbers="3:4", content="x")),
+    "perl": ("sed -i 's/a/b/' f.py", "perl -pi -e 's/a/b/' f.py"),
+    "nested": ("pytest a.py", "bash -lc 'cd /testbed && pytest a.py'"),
+    "argv": ("pytest a.py", call("shell", command=["bash", "-lc", "pytest a.py"])),
+    "own log": ("pytest a.py", "pytest a.py > log.txt 2>&1; tail -5 log.txt"),
+    "prompt": ("pytest a.py", "$ pytest a.py"),
+    "count": ("wc -l a.py", "cat a.py | wc -l"),
+    "files": ("cat tests/a.py tests/b.py", "cat tests/a.py; cat tests/b.py"),
+    "tool name": ("pytest a.py", call("execute_bash", command="pytest a.py")),
+    "labels": ("./tests/runtests.py forms_tests.tests.T", "python tests/runtests.py forms_tests.tests.T --parallel 1"),
+}
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_idioms_of_one_action_are_one_intent(name):
+    left, right = SAME[name]
+    assert read(left) == read(right)
+
+
+def test_a_scripted_replacement_is_an_edit():
+    script = "python - <<'EOF'\np = 'a.py'\ns = open(p).read()\nopen(p, 'w').write(s.replace('x = 1', 'x = 2'))\nEOF"
+    assert read(script) == read(editor(command="str_replace", path="a.py", old_str="x = 1", new_str="x = 2"))
+
+
+def test_a_patch_is_an_edit_per_hunk():
+    patch = "--- a/f.py\n+++ b/f.py\n@@ -1,2 +1,2 @@\n a\n-b\n+c\n@@ -9 +9 @@\n-x\n+y\n"
+    found = read(f"git apply <<'EOF'\n{patch}EOF")
+    assert [i.change for i in found] == [Change("a\nc", "a\nb", 1, 2), Change("y", "x", 9, 9)]
+    assert found == read(call("apply_patch", patch=patch))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "rm -rf /testbed",
+        "pytest a.py; rm -rf .",
+        "bash -c 'rm -rf tests && pytest a.py'",
+        "sudo rm -rf /",
+        "echo $(rm -rf pkg)",
+        "git checkout .",
+        "git checkout pkg/a.py",
+        "git restore a.py",
+        "git reset --hard HEAD~1",
+        "git clean -fdx",
+        "git stash",
+        "cat a.py; " * 30 + "rm -rf pkg",
+        "sed -i d a.py",
+        "chmod -R 000 .",
+        "pip uninstall -y django",
+        "python -c \"import os; os.system('rm -rf .')\"",
+        "> a.py",
+        ": > a.py",
+        "cat /dev/null > a.py",
+        "cp /dev/null a.py",
+        "truncate -s 0 a.py",
+        "find . -name '*.py' -delete",
+        "find . -name '*.py' -exec rm {} \\;",
+        "git ls-files | xargs rm",
+        "python -c \"import shutil; shutil.rmtree('pkg')\"",
+        "for f in *.py; do rm $f; done",
+        "(cd pkg && rm -r sub)",
+        "if true; then git reset --hard; fi",
+    ],
+)
+def test_destruction_is_seen(command):
+    assert any(intent.losses for intent in read(command)), command
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "pytest a.py > /tmp/log 2>&1",
+        "git checkout -b fix",
+        "git stash list",
+        "ls 2>/dev/null",
+        "grep rm a.py",
+        "git reset",
+    ],
+)
+def test_harmless_commands_destroy_nothing(command):
+    assert not any(intent.losses for intent in read(command))
+
+
+def test_joints_and_here_documents_are_kept_apart():
+    commands = read_commands("cat <<'EOF' > f.py && python f.py | tail\nrm -rf /\nEOF\nls")
+    assert [[c.words for c in pipeline] for pipeline in commands] == [
+        [["cat"]],
+        [["python", "f.py"], ["tail"]],
+        [["ls"]],
+    ]
+    assert commands[0][0].stdin == "rm -rf /\n" and commands[0][0].writes == [(">", "f.py")]
+
+
+def test_words_lose_their_quotes():
+    [[command]] = read_commands("a 'b c' \"d \\\"e\" f\\ g h'i'\"j\" $'k\\n'")
+    assert command.words == ["a", "b c", 'd "e', "f g", "hij", "k\n"]
+
+
+def test_sed_scripts_are_read():
+    found = read_sed("1,3d; s#a/b#c#g; 7a\\  text")
+    assert [(c.letter, c.first, c.last, c.old, c.new) for c in found] == [
+        ("d", 1, 3, "", ""),
+        ("s", None, None, "a/b", "c"),
+        ("a", 7, 7, "", "  text"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "path", ["/testbed/pkg/a.py", "./pkg/a.py", "pkg//a.py", "/workspace/django__django/pkg/a.py", "x/../pkg/a.py"]
+)
+def test_paths_of_one_file_are_one(path):
+    assert normalise(path) == "pkg/a.py"
+
+
+def test_another_file_is_worth_less_than_other_lines_of_the_right_one():
+    assert path_similarity("pkg/a.py", "pkg/b.py") < 0.15 < path_similarity("pkg", "pkg/a.py") < 1
+    far = lines_similarity(Target("a", 1, 10), Target("a", 500, 510))
+    near = lines_similarity(Target("a", 1, 10), Target("a", 12, 20))
+    half = lines_similarity(Target("a", 1, 10), Target("a", 6, 15))
+    assert far < near < half < 1

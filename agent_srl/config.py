@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from agent_srl.errors import ConfigError
+from agent_srl.rewards.kinds import REWARDS
 
 
 class Strict(BaseModel):
@@ -109,6 +110,22 @@ class DataConfig(Strict):
         return self
 
 
+class RewardConfig(Strict):
+    """What an action earns. A broken format is -1 whatever this says (paper, section 4.2)."""
+
+    weights: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = {"ratio": 1.0}
+    """Kind -> weight of its value in the mean. `ratio`: the paper's. `structured`: tool, then target, then content."""
+
+    @field_validator("weights")
+    @classmethod
+    def _known(cls, weights: dict[str, float]) -> dict[str, float]:
+        if unknown := weights.keys() - REWARDS.keys():
+            raise ValueError(f"unknown reward {min(unknown)!r}: choose from {', '.join(REWARDS)}")
+        if not weights:
+            raise ValueError(f"give at least one of {', '.join(REWARDS)}")
+        return weights
+
+
 class WarmupConfig(Strict):
     """A short SFT on the same steps: from the raw model there is next to no signal."""
 
@@ -180,6 +197,7 @@ class Config(Strict):
     tasks: TasksConfig = TasksConfig()
     data: DataConfig = DataConfig()
     math: MathConfig = MathConfig()
+    reward: RewardConfig = RewardConfig()
     warmup: WarmupConfig = WarmupConfig()
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()

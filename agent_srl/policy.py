@@ -30,7 +30,11 @@ class Policy:
         self.model, self.tokenizer, self.builder, self.config = model, tokenizer, builder, config
         self.engine = TransformersEngine(model, {tokenizer.eos_token_id})
         self.sampler = StepSampler(
-            self.engine, builder.renderer, builder.fmt, min_thought_words=config.train.min_thought_words
+            self.engine,
+            builder.renderer,
+            builder.fmt,
+            min_thought_words=config.train.min_thought_words,
+            reward=config.reward.weights,
         )
 
     def sampling(self, temperature: float, seed: int) -> Sampling:

@@ -51,6 +51,8 @@ class Sample:
     """None if the format was broken."""
     reward: float | None
     """In [0, 1], or -1 for a broken format; None if infrastructure failed: masked, never scored."""
+    parts: dict[str, float] = field(default_factory=dict)
+    """What the reward is made of, each in [0, 1]; empty for a broken format."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,6 @@ from agent_srl.evaluate.steps import (
     score_policy,
 )
 from agent_srl.progress import Console
-from agent_srl.rewards.similarity import similarity
 from agent_srl.run_folder import write_text
 from agent_srl.types import StepExample
 
@@ -65,9 +64,9 @@ class Comparison:
         """The table: baselines, policies, paired differences."""
         if not self.found:
             return []
-        draws, rows = self.config.eval.bootstrap, []
-        for name, actions in baseline_actions(self.train, self.heldout, similarity, self.config.seed).items():
-            scores = score_actions(actions, self.heldout, similarity)
+        draws, rows, weights = self.config.eval.bootstrap, [], self.config.reward.weights
+        for name, actions in baseline_actions(self.train, self.heldout, weights, self.config.seed).items():
+            scores = score_actions(actions, self.heldout, weights)
             rows.append(baseline_row(name, self.heldout, scores, draws))
         rows += [policy_row(name, self.heldout, found, draws) for name, found in self.found.items()]
         for before in self.found:

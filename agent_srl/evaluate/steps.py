@@ -12,6 +12,7 @@ from agent_srl.errors import DataError, EngineError
 from agent_srl.evaluate.agreement import agreement
 from agent_srl.evaluate.perplexity import perplexity
 from agent_srl.evaluate.stats import Estimate, bootstrap, paired
+from agent_srl.rewards.kinds import Weights, score
 from agent_srl.rewards.similarity import bare_call
 from agent_srl.rollout.engine import Sampling
 from agent_srl.rollout.steps import StepSampler
@@ -122,12 +123,10 @@ async def score_policy(
     return {name: _scores(found) for name, found in groups.items()}
 
 
-def score_actions(
-    actions: list[Action | None], examples: list[StepExample], reward: Callable[[Action, Action], float]
-) -> Scores:
+def score_actions(actions: list[Action | None], examples: list[StepExample], reward: str | Weights) -> Scores:
     """The same for a policy that costs nothing: one action per step, None where it has none."""
     pairs = list(zip(actions, examples, strict=True))
-    rewards = [reward(action, e.expert) if action is not None else 0.0 for action, e in pairs]
+    rewards = [score(reward, action, e.expert).value if action is not None else 0.0 for action, e in pairs]
     return _agreeing([[a] for a in actions], [[r] for r in rewards], examples)
 
 

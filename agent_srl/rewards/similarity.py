@@ -1,18 +1,15 @@
-"""Similarity of two actions on the bare call: 2M/T over matching blocks (arXiv 2510.25992, section 4.2).
+"""The training default: 2M/T over matching blocks of the bare calls (arXiv 2510.25992, section 4.2).
 
 The wrapper is gone before anything is compared: on wrapped calls `ls` scores 0.68 against a pytest command. The
-matcher's
-`autojunk` is off: with it, near-identical texts of a thousand characters score 0.07. Left out: structure. Paths,
-flags and
-arguments are compared as characters.
+matcher's `autojunk` is off: with it, near-identical texts of a thousand characters score 0.07. Left out: structure.
+Paths, flags and arguments are compared as characters.
 """
 
 from __future__ import annotations
 
 import re
 
-from cydifflib import SequenceMatcher
-
+from agent_srl.rewards.blocks import matches
 from env_server.schema import Action
 
 INVALID_REWARD = -1.0
@@ -37,10 +34,9 @@ def bare_call(action: Action) -> str:
 
 
 def ratio(left: str, right: str) -> float:
-    """2M/T in [0, 1]. Not symmetric: matching blocks depend on the order of the arguments."""
-    return float(SequenceMatcher(None, left[:MAX_CHARS], right[:MAX_CHARS], autojunk=False).ratio())
+    """2M/T in [0, 1], as CPython's difflib gives it with autojunk=False, on the first `MAX_CHARS` of each.
 
-
-def similarity(action: Action, expert: Action) -> float:
-    """In [0, 1]; 1 for the expert's own call."""
-    return ratio(bare_call(action), bare_call(expert))
+    Not symmetric: matching blocks depend on the order of the arguments.
+    """
+    left, right = left[:MAX_CHARS], right[:MAX_CHARS]
+    return 1.0 if left == right else 2.0 * matches(left, right) / (len(left) + len(right))

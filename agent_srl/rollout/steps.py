@@ -7,8 +7,9 @@ import asyncio
 from agent_srl.data.actions import ActionFormat
 from agent_srl.data.render import Renderer
 from agent_srl.errors import EngineError, TrainingError
+from agent_srl.rewards.kinds import Weights, score
 from agent_srl.rewards.parse import parse_reply
-from agent_srl.rewards.similarity import INVALID_REWARD, similarity
+from agent_srl.rewards.similarity import INVALID_REWARD
 from agent_srl.rollout.engine import Engine, Sampling
 from agent_srl.types import Completion, Group, Sample, StepExample
 
@@ -18,9 +19,17 @@ _MAX_FAILURES = 3
 class StepSampler:
     """Turns step examples into scored groups."""
 
-    def __init__(self, engine: Engine, renderer: Renderer, fmt: ActionFormat, *, min_thought_words: int = 1) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        renderer: Renderer,
+        fmt: ActionFormat,
+        *,
+        min_thought_words: int = 1,
+        reward: str | Weights = "ratio",
+    ) -> None:
         self.engine, self.renderer, self.fmt = engine, renderer, fmt
-        self.min_thought_words = min_thought_words
+        self.min_thought_words, self.reward = min_thought_words, reward
         self._failures = 0
 
     async def groups(self, examples: list[StepExample], n: int, sampling: Sampling) -> list[Group]:
@@ -29,13 +38,14 @@ class StepSampler:
         return list(await asyncio.gather(*(self._group(e, n, _nth(sampling, i)) for i, e in enumerate(examples))))
 
     def score(self, completion: Completion, example: StepExample) -> Sample:
-        """-1 unless the whole reply is a thought and one action, ended by the end token; else similarity in [0, 1]."""
+        """-1 unless the whole reply is a thought and one action, ended by the end token; else its score in [0, 1]."""
         text = self.renderer.decode(completion.tokens_T)
         parsed = parse_reply(text, self.fmt, min_thought_words=self.min_thought_words) if completion.finished else None
         if parsed is None:
             return Sample(completion, text, "", None, INVALID_REWARD)
         thought, action = parsed
-        return Sample(completion, text, thought, action, similarity(action, example.expert))
+        scored = score(self.reward, action, example.expert)
+        return Sample(completion, text, thought, action, scored.value, scored.parts)
 
     async def _group(self, example: StepExample, n: int, sampling: Sampling) -> Group:
         try:
@@ -47,7 +57,11 @@ class StepSampler:
             nothing = Sample(Completion((), (), False), "", "", None, None)
             return Group(example, (nothing,) * n)
         self._failures = 0
-        return Group(example, tuple(self.score(c, example) for c in completions))
+        return Group(example, await asyncio.to_thread(self._scored, completions, example))
+
+    def _scored(self, completions: list[Completion], example: StepExample) -> tuple[Sample, ...]:
+        """In a thread of its own: a long pair takes tens of milliseconds, in which other groups generate."""
+        return tuple(self.score(completion, example) for completion in completions)
 
 
 def _nth(sampling: Sampling, i: int) -> Sampling:

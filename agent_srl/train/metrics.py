@@ -27,6 +27,7 @@ def batch_metrics(groups: list[Group], min_std: float) -> dict[str, Any]:
         "reward": mean([s.reward for s in scored if s.reward is not None]),
         "format_valid": len(valid) / len(scored) if scored else None,
         "similarity": mean([s.reward for s in valid if s.reward is not None]),
+        "parts": part_means(valid),
         "distinct": len(set(commands)) / len(commands) if commands else None,
         "first_words": first_words(commands),
         "thought_words": mean([float(len(s.thought.split())) for s in valid]),
@@ -36,6 +37,13 @@ def batch_metrics(groups: list[Group], min_std: float) -> dict[str, Any]:
         "zero_signal": 1 - sum(has_signal(g, min_std) for g in groups) / len(groups) if groups else None,
         "infra_failed_rate": 1 - len(scored) / len(samples) if samples else None,
     }
+
+
+def part_means(samples: list[Sample]) -> dict[str, float]:
+    """The mean of each part of the reward, over the samples that have it."""
+    names = sorted({name for sample in samples for name in sample.parts})
+    values = {name: [s.parts[name] for s in samples if name in s.parts] for name in names}
+    return {name: round(sum(found) / len(found), 6) for name, found in values.items()}
 
 
 def first_words(commands: list[str], most: int = 5) -> dict[str, float]:
@@ -58,6 +66,7 @@ def _sample(sample: Sample) -> dict[str, Any]:
     action = bare_call(sample.action) if sample.action is not None else None
     return {
         "reward": sample.reward,
+        "parts": {name: round(value, 6) for name, value in sample.parts.items()},
         "thought": sample.thought,
         "action": action,
         "text": None if action else sample.text,

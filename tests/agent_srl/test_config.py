@@ -34,11 +34,21 @@ def test_shipped_configs_open_with_hardware_command_and_time():
         ("train.max_steps", "section.key=value"),
         ("seed.x=1", "seed is a value"),
         ("data.trajectories=[", "not valid YAML"),
+        ("reward.weights={magic: 1}", "unknown reward 'magic'"),
+        ("reward.weights={ratio: 0}", "reward.weights"),
+        ("reward.weights={ratio: .inf}", "reward.weights"),
+        ("reward.weights={}", "give at least one"),
     ],
 )
 def test_a_wrong_override_is_named(override, message):
     with pytest.raises(ConfigError, match=message.replace("[", r"\[")):
         load_config("swe/quickstart", [override])
+
+
+def test_the_training_default_is_the_papers_reward():
+    assert all(load_config(name, []).reward.weights == {"ratio": 1.0} for name in shipped_configs())
+    mixed = load_config("swe/quickstart", ["reward.weights={structured: 2, ratio: 1}"])
+    assert mixed.reward.weights == {"structured": 2.0, "ratio": 1.0}
 
 
 def test_overrides_and_flags_reach_the_config():

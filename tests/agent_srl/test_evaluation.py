@@ -15,7 +15,7 @@ from agent_srl.evaluate.perplexity import perplexity
 from agent_srl.evaluate.report import resolve_summary
 from agent_srl.evaluate.stats import bootstrap, paired, wilson
 from agent_srl.evaluate.steps import score_actions, set_aside
-from agent_srl.rewards.similarity import ratio, similarity
+from agent_srl.rewards.similarity import bare_call, ratio
 from agent_srl.types import StepExample
 from env_server.schema import Action, Verdict
 
@@ -64,14 +64,21 @@ def test_the_best_constant_beats_every_other_training_action():
     def worth(constant: str) -> float:
         return sum(ratio(constant, c) for c in commands)
 
-    best = best_constant(train, similarity, 0).arguments["command"]
+    best = bare_call(best_constant(train, "ratio", 0))
     assert worth(best) == max(worth(c) for c in commands)
+
+
+def test_baselines_are_scored_by_the_reward_of_the_run():
+    train, heldout = [example(0, "ls")], [example(1, "pytest a.py", "python -m pytest a.py")]
+    repeated = baseline_actions(train, heldout, "ratio", 0)["repeat the last action"]
+    structured, ratio_ = (score_actions(repeated, heldout, w).per_step()[0] for w in ({"structured": 1.0}, "ratio"))
+    assert structured > 0.9 > ratio_
 
 
 def test_repeating_the_last_action_is_scored_against_the_expert():
     heldout = [example(1, "pwd", "pwd"), example(2, "pwd")]
-    repeated = baseline_actions([example(0, "ls")], heldout, similarity, 0)["repeat the last action"]
-    scores = score_actions(repeated, heldout, similarity)
+    repeated = baseline_actions([example(0, "ls")], heldout, "ratio", 0)["repeat the last action"]
+    scores = score_actions(repeated, heldout, "ratio")
     assert scores.per_step() == [1.0, 0.0]
     assert scores.shares()["exact_match"] == scores.shares()["tool_accuracy"] == 0.5
 

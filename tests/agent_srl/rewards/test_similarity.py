@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agent_srl.data.actions import FORMATS
+from agent_srl.rewards.blocks import matches
 from agent_srl.rewards.parse import parse_reply, write_reply
-from agent_srl.rewards.similarity import bare_call, ratio, similarity
+from agent_srl.rewards.similarity import MAX_CHARS, bare_call, ratio
 from env_server.schema import Action
 
 EDIT = Action(
@@ -55,12 +59,31 @@ def test_a_thought_of_too_few_words_is_a_broken_format():
 def test_only_the_bare_call_is_compared():
     assert bare_call(BASH) == "python -m pytest tests/test_views.py -x -q"
     assert bare_call(EDIT) == "str_replace /testbed/a.py\na < b\na <= b\n"
-    assert similarity(Action(name="bash", arguments={"command": "ls"}), BASH) < 0.15  # 0.68 with the wrapper
+    assert ratio("ls", bare_call(BASH)) < 0.15  # 0.68 with the wrapper
 
 
 def test_near_identical_long_edits_score_high():
     left = "".join(f"line {i} of a long edit\n" for i in range(60))
     assert ratio(left, left.replace("line 30", "row 30")) > 0.98  # about 0.07 with autojunk
+
+
+@given(st.text("abc \n", max_size=60), st.text("abc \n", max_size=60))
+def test_ratio_is_exactly_what_difflib_says(left, right):
+    assert ratio(left, right) == difflib.SequenceMatcher(None, left, right, autojunk=False).ratio()
+
+
+@given(st.text("ab ", min_size=40, max_size=80), st.text("ab ", min_size=40, max_size=80))
+def test_counting_the_work_changes_no_block(left, right):
+    """The loop that counts, made to run by a budget below the certain bound but above the work."""
+    straight = sum(b.size for b in difflib.SequenceMatcher(None, left, right, autojunk=False).get_matching_blocks())
+    assert matches(left, right, budget=60_000) == straight
+
+
+def test_repetitive_texts_are_scored_in_bounded_time():
+    """Four thousand brackets took 38 s: a policy that repeats itself stopped the training."""
+    started = time.process_time()
+    assert 0 < ratio("(" * MAX_CHARS, "$(" * MAX_CHARS) < 1
+    assert time.process_time() - started < 5
 
 
 @given(st.text(max_size=80), st.text(max_size=80))

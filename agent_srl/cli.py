@@ -17,6 +17,7 @@ from agent_srl import __version__
 from agent_srl.data.cli import app as trajectories_app
 from agent_srl.doctor import doctor
 from agent_srl.errors import AgentSRLError, ConfigError
+from agent_srl.rewards.cli import app as rewards_app
 from env_server.cli import serve
 from env_server.errors import EnvError
 from env_server.tasks.cli import app as tasks_app
@@ -30,6 +31,7 @@ app = typer.Typer(
 )
 app.add_typer(tasks_app, name="tasks")
 app.add_typer(trajectories_app, name="trajectories")
+app.add_typer(rewards_app, name="rewards")
 app.command()(serve)
 app.command()(doctor)
 

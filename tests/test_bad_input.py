@@ -69,6 +69,9 @@ def good(tmp_path) -> Path:
         (("eval", "--tasks", "x.jsonl", "--gold", "--empty"), ("exactly one",)),
         (("tasks", "validate", "missing.jsonl"), ("missing.jsonl",)),
         (("trajectories", "record", "--tasks", "missing.jsonl", "--out", "x.jsonl"), ("missing.jsonl",)),
+        (("rewards", "score", "missing.jsonl"), ("missing.jsonl",)),
+        (("rewards", "score", "--kind", "magic", "-"), ("unknown reward 'magic'", "structured")),
+        (("rewards", "explain", "{", "{}"), ("EXPERT", "not JSON")),
         (("serve", "--tasks", "missing.jsonl"), ("missing.jsonl",)),
     ],
 )

@@ -52,7 +52,7 @@ def test_packages_import_only_what_they_may(package):
     [
         "import env_server, env_server.client, env_server.service",
         "import agent_srl.data, agent_srl.data.steps, agent_srl.data.formats",
-        "import agent_srl.rewards, agent_srl.rewards.similarity, agent_srl.rewards.parse",
+        "import agent_srl.rewards, agent_srl.rewards.kinds, agent_srl.rewards.batch, agent_srl.rewards.trl",
         "import sys; sys.argv = ['x', '--help']; from agent_srl.cli import main\ntry: main()\nexcept SystemExit: pass",
     ],
 )

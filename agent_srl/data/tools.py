@@ -61,7 +61,7 @@ def tools_of(trajectories: Iterable[Trajectory]) -> tuple[Tool, ...]:
     declared: dict[str, Tool] = {}
     calls: dict[str, list[dict[str, Any]]] = {}
     for trajectory in trajectories:
-        for tool in getattr(trajectory, "tools", ()):
+        for tool in trajectory.tools:
             declared.setdefault(tool["function"]["name"], _normal(tool["function"]))
         for step in trajectory.steps:
             if step.is_target and step.action is not None:

@@ -80,7 +80,7 @@ async def evaluate_steps(config: Config, model: str, out: Path | None) -> None:
 
     console = Console()
     threads_and_seed(config.model.threads, config.seed)
-    trajectories = read_all(config.data.trajectories, config.data.limit, console)
+    trajectories = read_all(config.data, console)
     policy = load_policy(model, config, trajectories)
     if policy.builder.renderer.note:
         console.say(policy.builder.renderer.note)

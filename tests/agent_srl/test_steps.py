@@ -9,6 +9,7 @@ from agent_srl.data.actions import FORMATS, choose_format
 from agent_srl.data.render import Renderer
 from agent_srl.data.steps import IGNORE, StepBuilder, split
 from agent_srl.rewards.parse import parse_reply
+from env_server.schema import Step
 
 
 @pytest.fixture(params=["smollm2", "qwen2.5"])
@@ -78,12 +79,10 @@ def test_observations_are_clipped_by_a_static_rule(renderer):
 
 
 def test_a_turn_without_a_call_is_history_and_no_target(renderer, trajectories):
-    talk = (
-        trajectories[0].steps[0].model_copy(update={"action": None, "thought": "I only talk.", "observation": "Act!"})
-    )
+    talk = Step(action=None, thought="I only talk.", observation="Act!")
     trajectories[0].steps.insert(1, talk)
     data = build(renderer, trajectories[:1])
-    assert data.dropped["without a call"] == 1 and 1 not in [e.step for e in data.examples]
+    assert data.dropped["no action"] == 1 and 1 not in [e.step for e in data.examples]
     last = data.examples[-1]
     assert "I only talk." in renderer.tokenizer.decode(last.prompt_P)
     assert "I only talk." not in renderer.tokenizer.decode([label for label in last.labels_P if label != IGNORE])

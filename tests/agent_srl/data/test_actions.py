@@ -152,17 +152,12 @@ def test_every_call_can_be_written_with_tools_inferred_from_it():
 
 
 def test_declared_tools_win_and_lose_the_nulls_of_tables():
-    class Declaring(Trajectory):
-        tools: list[dict]
-
     function = {
         "name": "run",
         "description": "Runs.",
         "parameters": {"properties": {"cmd": {"type": "string", "enum": None}}},
     }
-    row = Declaring(
-        **trajectory(Action(name="run", arguments={"cmd": "5"})).model_dump(), tools=[{"function": function}]
-    )
+    row = trajectory(Action(name="run", arguments={"cmd": "5"})).model_copy(update={"tools": [{"function": function}]})
     [tool] = tools_of([row])
     assert tool["function"]["description"] == "Runs."
     assert tool["function"]["parameters"]["properties"] == {"cmd": {"type": "string"}}

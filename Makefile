@@ -3,6 +3,8 @@
 #   make test       run the tests
 #   make controls   add the slower comparisons to the run of `make train`
 #   make check      ruff and mypy
+#   make bench-rewards   how rewards rank real actions, what they pay for nothing, how fast they are (about 10 minutes);
+#                   DATA=DIR with trajectories/, SAMPLES=runs/quickstart/srl/samples.jsonl, OUT=results.json
 #   make setup      build .venv alone
 # PYTHON=python3.12 picks an interpreter; PIP_TORCH_ARGS="--index-url URL" picks the index of torch's CPU build.
 
@@ -10,8 +12,11 @@ PYTHON ?= python3
 PIP_TORCH_ARGS ?=
 BIN := .venv/bin
 RUN := runs/quickstart
+DATA ?= ../shared/data
+SAMPLES ?=
+OUT ?=
 
-.PHONY: train test controls check setup system clean
+.PHONY: train test controls check bench-rewards setup system clean
 
 train: setup
 	$(BIN)/agent-srl train --task swe --out $(RUN)
@@ -26,6 +31,10 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench-rewards: setup
+	@$(BIN)/python -m benchmarks.reward_ranking --data $(DATA) \
+		$(if $(SAMPLES),--samples $(SAMPLES)) $(if $(OUT),--out $(OUT))
 
 setup: system .venv/.complete
 

@@ -28,6 +28,8 @@ from benchmarks.reward_ranking.forms import (
 from env_server.schema import Action
 
 REMARK = "# keep in step with the tests"
+_LINE_START = re.compile(r"\n*(?:[ \t]+\S|def |class |from |import |@)")
+"""A text that begins where a line does: a line of remark may go before it."""
 
 
 def other_reader(call: Call, rng: random.Random) -> Action | None:
@@ -139,8 +141,9 @@ def less_context(call: Call, rng: random.Random) -> Action | None:
 def with_remark(call: Call, rng: random.Random) -> Action | None:
     """The whole of a written text and one remark more. Python only."""
     form = call.form
-    if isinstance(form, Replace) and form.path.endswith(".py") and _ends_a_line(form.new):
-        return call.edited(new_str=form.new.rstrip("\n") + f"  {REMARK}" + ("\n" if form.new.endswith("\n") else ""))
+    if isinstance(form, Replace) and form.path.endswith(".py") and _LINE_START.match(form.old):
+        indent = re.match(r"\n*[ \t]*", form.new)[0]  # type: ignore[index]
+        return call.edited(new_str=f"{indent}{REMARK}\n{indent.lstrip(chr(10))}{form.new[len(indent) :]}")
     if isinstance(form, Window) and call.is_shell and _ends_a_line(form.text):
         return call.shell(call.prefix + re.sub(r"\nend_of_edit\s*\Z", f"  {REMARK}\nend_of_edit", call.body))
     if isinstance(form, Write) and form.path.endswith(".py"):
@@ -158,7 +161,10 @@ def blank_lines(call: Call, rng: random.Random) -> Action | None:
             return call.say(re.sub(r"\n(\n?)EOF\s*\Z", r"  \n\n\n\1EOF", call.body))
         return call.edited(file_text=form.text + "  \n\n\n")
     if isinstance(form, Replace) and form.path.endswith(".py") and _ends_a_line(form.new):
-        lines = [f"{line}  " if i % 2 and line.strip() and not line.endswith("\\") else line for i, line in enumerate(form.new.split("\n"))]
+        lines = [
+            f"{line}  " if i % 2 and line.strip() and not line.endswith("\\") else line
+            for i, line in enumerate(form.new.split("\n"))
+        ]
         return call.edited(new_str="\n".join(lines)) if "\n".join(lines) != form.new and '"""' not in form.new else None
     return None
 
@@ -188,7 +194,11 @@ def other_prefix(call: Call, rng: random.Random) -> Action | None:
     if not call.is_shell or not isinstance(call.form, View | Search | Run | Tests | ListDir):
         return None
     python = isinstance(call.form, Run | Tests) and call.body.startswith(("python", "pytest"))
-    noise = ["cd /testbed && ", "set -e; ", *(["PYTHONPATH=. ", "timeout 300 ", "PYTHONUNBUFFERED=1 "] if python else [])]
+    noise = [
+        "cd /testbed && ",
+        "set -e; ",
+        *(["PYTHONPATH=. ", "timeout 300 ", "PYTHONUNBUFFERED=1 "] if python else []),
+    ]
     if call.prefix:
         noise = ["", "cd /testbed; "]
     return call.say(call.body, prefix=rng.choice(noise))
@@ -198,7 +208,9 @@ def harmless_pipe(call: Call, rng: random.Random) -> Action | None:
     """What only prints, through a pipe that changes nothing or little."""
     if not call.is_shell or call.tail or not isinstance(call.form, View | Search | Run | Tests | ListDir):
         return None
-    return call.say(call.body, tail=rng.choice([" | head -100", " 2>&1", " | cat", " 2>&1 | tail -50", " 2>&1 | head -100"]))
+    return call.say(
+        call.body, tail=rng.choice([" | head -100", " 2>&1", " | cat", " 2>&1 | tail -50", " 2>&1 | head -100"])
+    )
 
 
 def safe_look(call: Call, rng: random.Random) -> Action | None:

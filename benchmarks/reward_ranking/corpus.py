@@ -68,6 +68,7 @@ def load(data: Path) -> Corpus:
 
     Raises:
         DataError: there is no such folder, or nothing in it can be read.
+
     """
     folder = data / "trajectories"
     files = sorted(p for p in folder.rglob("*") if p.name.endswith(SUFFIXES)) if folder.is_dir() else []
@@ -82,7 +83,9 @@ def load(data: Path) -> Corpus:
         for trajectory in trajectories:
             _add(corpus, path.name, trajectory)
     if not corpus.items:
-        raise DataError(f"no expert trajectories under {folder}; give the folder that holds `trajectories/` with --data")
+        raise DataError(
+            f"no expert trajectories under {folder}; give the folder that holds `trajectories/` with --data"
+        )
     return corpus
 
 
@@ -112,7 +115,7 @@ def _add(corpus: Corpus, source: str, trajectory: Trajectory) -> None:
     previous: Action | None = None
     around = corpus.runs.setdefault(f"{source}:{trajectory.instance_id}", Surroundings())
     for number, step in enumerate(trajectory.steps):
-        if step.is_target:
+        if step.is_target and step.action is not None:
             corpus.items.append(Item(source, trajectory.instance_id, number, step.action, previous))
             _note(around, take_apart(step.action))
         previous = step.action

@@ -1,9 +1,8 @@
 """The few forms of real actions that the rules rewrite: what an action looks at, runs or changes, and how it is
 written.
 
-A form is recognised only where the whole command matches it; anything else has no form and no rule touches
-it. This is no shell
-parser, on purpose: a rule that rewrites what it does not fully understand makes doubtful pairs.
+A form is recognised only where the whole command matches it; anything else has no form and no rule touches it. This
+is no shell parser, on purpose: a rule that rewrites what it does not fully understand makes doubtful pairs.
 """
 
 from __future__ import annotations
@@ -29,9 +28,7 @@ _HEAD = re.compile(rf"head (?:-n ?|-)(\d+) ({PATH})")
 _PIPED_SEARCH = re.compile(rf"(?:cat|nl -ba) ({PATH}) \| grep (.+)")
 _SUBSTITUTE = re.compile(rf"sed -i (?:-e )?'(\d*)s([/|#])((?:(?!\2).)+)\2((?:(?!\2).)*)\2(g?)' ({PATH})")
 _DELETE = re.compile(rf"sed -i '(\d+)(?:,(\d+))?d' ({PATH})")
-_HEREDOC = re.compile(
-    rf"cat (?:<< ?'?EOF'? ?> ?({PATH})|> ?({PATH}) ?<< ?'?EOF'?)\n(.*)\nEOF\s*", re.DOTALL
-)
+_HEREDOC = re.compile(rf"cat (?:<< ?'?EOF'? ?> ?({PATH})|> ?({PATH}) ?<< ?'?EOF'?)\n(.*)\nEOF\s*", re.DOTALL)
 _WINDOW = re.compile(r"edit (\d+):(\d+)\n(.*)\nend_of_edit\s*", re.DOTALL)
 _SEARCH_VALUES = re.compile(r"-\w*[ABCm]|--(?:include|exclude|exclude-dir)")
 _TEST_FLAG = re.compile(r"-[vqxs]+|-r\w+|--[\w-]+=\S+")
@@ -177,8 +174,7 @@ def take_apart(action: Action) -> Call:
 
 
 def raw_words(body: str) -> list[str] | None:
-    """Words of one simple command with their quotes, or None where there is any pipe, list, redirection or
-    expansion."""
+    """Words of one simple command, quotes kept; None where there is any pipe, list, redirection or expansion."""
     return re.findall(WORD, body) if _WORDS.fullmatch(body) else None
 
 
@@ -199,7 +195,8 @@ def _shell_form(body: str) -> Form | None:
     if found := _DELETE.fullmatch(body):
         return Delete(int(found[1]), int(found[2] or found[1]), found[3])
     if found := _HEREDOC.fullmatch(body):
-        return Write(found[1] or found[2], found[3])
+        expands = "'EOF'" not in body and re.search(r"[$`\\]", found[3])
+        return None if expands else Write(found[1] or found[2], found[3])
     if found := _WINDOW.fullmatch(body):
         return Window(int(found[1]), int(found[2]), found[3])
     if found := _PIPED_SEARCH.fullmatch(body):
@@ -219,7 +216,11 @@ def _simple_form(words: list[str]) -> Form | None:
     if head in ("pytest", "./tests/runtests.py", "bin/test", "./bin/test"):
         return _tests(head, rest)
     if head in ("python", "python3") and rest and re.fullmatch(rf"{PATH}\.py", rest[0]):
-        return _tests(f"{head} {rest[0]}", rest[1:]) if rest[0].endswith("runtests.py") else Run(head, rest[0], tuple(rest[1:]))
+        return (
+            _tests(f"{head} {rest[0]}", rest[1:])
+            if rest[0].endswith("runtests.py")
+            else Run(head, rest[0], tuple(rest[1:]))
+        )
     return None
 
 

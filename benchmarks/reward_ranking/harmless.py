@@ -1,10 +1,8 @@
 """Rewrites that change how an action is written and not what it does. None where a rewrite does not apply.
 
-They make the better half of many triples and, applied to the expert's own held-out actions, show what a
-reward takes away
-for style alone. Two are harmless by a small margin and are named so that a reader can discount them:
-`| head -100` can hide
-the end of a long output, and `2>&1` adds messages.
+They make the better half of many triples and, applied to the expert's own held-out actions, show what a reward takes
+away for style alone. Two are harmless by a small margin and are named so that a reader can discount them: `| head
+-100` can hide the end of a long output, and `2>&1` adds messages.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Triples (expert action, better, worse) from real actions, in named categories.
 
 Every category is a list of pairs (rule for the better half, rule for the worse half). For each category the steps of
-all files are put in a seeded order that takes the files in turn, so that small files count; the pairs take turns until
-`PER_CATEGORY` triples are found, at most `PER_RUN` from one run.
+all files are put in a seeded order that takes the files in turn, so that small files count; the pairs take turns
+until `PER_CATEGORY` triples are found, at most `PER_RUN` from one run.
 """
 
 from __future__ import annotations
@@ -46,7 +46,11 @@ CATEGORIES: dict[str, list[tuple[Better, Worse]]] = {
         (b.other_expression, w.wrong_lines),
         (b.with_remark, w.wrong_lines),
     ],
-    "right place, wrong change": [(b.less_context, w.wrong_change), (b.other_expression, w.wrong_change), (b.with_remark, w.wrong_change)],
+    "right place, wrong change": [
+        (b.less_context, w.wrong_change),
+        (b.other_expression, w.wrong_change),
+        (b.with_remark, w.wrong_change),
+    ],
     "edit without effect": [(b.less_context, w.no_effect), (b.other_expression, w.no_effect)],
     "truncated edit": [(b.less_context, w.truncated), (b.with_remark, w.truncated)],
     "wrong tool": [(b.other_runner, w.wrong_tool), (b.less_context, w.wrong_tool), (b.with_remark, w.wrong_tool)],

@@ -112,7 +112,11 @@ def wrong_change(call: Call, context: Context) -> Action | None:
         return call.edited(new_str=new) if new and new != form.old else None
     if isinstance(form, Substitute):
         new = _flip(form.new, skip=set())
-        return call.say(call.body.replace(form.new, new, 1)) if new and form.new not in form.old and new != form.old else None
+        return (
+            call.say(call.body.replace(form.new, new, 1))
+            if new and form.new not in form.old and new != form.old
+            else None
+        )
     if isinstance(form, Window):
         new = _flip(form.text, skip=set())
         return call.say(call.body.replace(form.text, new, 1)) if new else None
@@ -136,7 +140,11 @@ def no_effect(call: Call, context: Context) -> Action | None:
     if isinstance(form, Replace):
         return call.edited(new_str=form.old) if form.new.strip() != form.old.strip() else None
     if isinstance(form, Substitute) and not re.search(r"[.*\[\]\\^$&]", form.old.replace(".", "")):
-        return call.say(call.body.replace(f"{form.delimiter}{form.new}{form.delimiter}", f"{form.delimiter}{form.old}{form.delimiter}", 1))
+        return call.say(
+            call.body.replace(
+                f"{form.delimiter}{form.new}{form.delimiter}", f"{form.delimiter}{form.old}{form.delimiter}", 1
+            )
+        )
     return None
 
 
@@ -196,8 +204,7 @@ def after_the_same_prefix(call: Call, context: Context) -> Action | None:
 
 
 def _flip(text: str, *, skip: set[str]) -> str:
-    """`text` with the first condition, constant or sign outside comments and unchanged lines turned round, or
-    empty."""
+    """`text` with the first condition, constant or sign outside comments and unchanged lines turned round, or empty."""
     lines = text.split("\n")
     for number, line in enumerate(lines):
         code = line.partition("#")[0]

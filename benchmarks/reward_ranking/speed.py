@@ -1,0 +1,118 @@
+"""Equal to CPython's difflib, and how fast: on pairs of real actions, side by side in one run.
+
+A pair is (an action a policy might have taken, the expert's): the first is another step of the same run in three of
+five draws, else any real action with the same first word. Nothing is left out: the draw has the tail of the data in
+natural proportion, and the longest action of all against the longest other of its run is added.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+
+from cydifflib import SequenceMatcher as CompiledMatcher
+
+from agent_srl.rewards.similarity import bare_call
+from benchmarks.reward_ranking.corpus import Corpus, Item
+from benchmarks.reward_ranking.scorers import OURS, SCORERS
+from env_server.schema import Action
+
+PAIRS = 20_000
+BATCH = 4096
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What is compared in one call of a reward."""
+
+    candidate: Action
+    expert: Action
+    texts: tuple[str, str]
+
+
+class PairSource:
+    """Draws pairs as a policy would meet them."""
+
+    def __init__(self, corpus: Corpus, seed: int) -> None:
+        self._rng = random.Random(f"{seed}:pairs")
+        self._items = corpus.items
+        self._texts = {item.id: bare_call(item.action) for item in corpus.items}
+        self._by_run: dict[str, list[Item]] = defaultdict(list)
+        self._by_word: dict[str, list[Item]] = defaultdict(list)
+        for item in corpus.items:
+            self._by_run[item.run].append(item)
+            self._by_word[self._word(item)].append(item)
+
+    def draw(self) -> Pair:
+        """One pair, in natural proportion."""
+        expert = self._rng.choice(self._items)
+        pool = self._by_run[expert.run] if self._rng.random() < 0.6 else self._by_word[self._word(expert)]
+        return self._pair(self._rng.choice(pool), expert)
+
+    def longest(self) -> Pair:
+        """The longest action against the longest other of its run."""
+
+        def length(item: Item) -> int:
+            return len(self._texts[item.id])
+
+        expert = max(self._items, key=length)
+        others = [i for i in self._by_run[expert.run] if i is not expert]
+        return self._pair(max(others, key=length) if others else expert, expert)
+
+    def pairs(self, count: int = PAIRS) -> list[Pair]:
+        """`count` drawn pairs and the longest."""
+        return [self.longest(), *(self.draw() for _ in range(count))]
+
+    def _pair(self, candidate: Item, expert: Item) -> Pair:
+        return Pair(candidate.action, expert.action, (self._texts[candidate.id], self._texts[expert.id]))
+
+    def _word(self, item: Item) -> str:
+        return f"{item.action.name} {(self._texts[item.id].split() or [''])[0]}"
+
+
+def against_difflib(pairs: list[Pair]) -> dict[str, float | int]:
+    """Share of exactly equal floats, uncapped, and both times over the same pairs."""
+    equal, theirs, ours = 0, 0.0, 0.0
+    for pair in pairs:
+        start = time.perf_counter()
+        expected = SequenceMatcher(None, *pair.texts, autojunk=False).ratio()
+        middle = time.perf_counter()
+        value = CompiledMatcher(None, *pair.texts, autojunk=False).ratio()
+        ours += time.perf_counter() - middle
+        theirs += middle - start
+        equal += value == expected
+    return {
+        "pairs": len(pairs),
+        "ratio_equals_difflib": equal / len(pairs),
+        "difflib_s": theirs,
+        "ours_s": ours,
+        "speedup_vs_difflib": theirs / ours,
+        "longest_chars": max(len(text) for pair in pairs for text in pair.texts),
+    }
+
+
+def latencies(pairs: list[Pair]) -> dict[str, dict[str, float]]:
+    """Milliseconds per pair of each kind: median, 99th percentile and worst."""
+    return {name: _latency(name, pairs) for name in OURS}
+
+
+def batch_seconds(source: PairSource, kind: str = "structured") -> float:
+    """Seconds for one training batch's worth of pairs, in natural proportion."""
+    pairs = [source.draw() for _ in range(BATCH)]
+    start = time.perf_counter()
+    for pair in pairs:
+        SCORERS[kind](pair.candidate, pair.expert)
+    return time.perf_counter() - start
+
+
+def _latency(name: str, pairs: list[Pair]) -> dict[str, float]:
+    scorer, times = SCORERS[name], []
+    for pair in pairs:
+        start = time.perf_counter()
+        scorer(pair.candidate, pair.expert)
+        times.append(1000 * (time.perf_counter() - start))
+    times.sort()
+    return {"p50_ms": times[len(times) // 2], "p99_ms": times[int(0.99 * len(times))], "max_ms": times[-1]}

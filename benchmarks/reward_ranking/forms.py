@@ -267,5 +267,5 @@ def _editor_view(path: str, view_range: Any) -> View | None:
     """XML calls hold the range as text, native calls as a list."""
     if view_range in (None, ""):
         return View(path)
-    numbers = re.fullmatch(r"\[(\d+), ?(\d+)\]", str(view_range))
+    numbers = re.fullmatch(r"\[([1-9]\d*), ?(\d+)\]", str(view_range))
     return View(path, int(numbers[1]), int(numbers[2])) if numbers else None

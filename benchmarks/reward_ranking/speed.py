@@ -8,13 +8,16 @@ natural proportion, and the longest action of all against the longest other of i
 from __future__ import annotations
 
 import random
+import sys
 import time
 from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 
-from cydifflib import SequenceMatcher as CompiledMatcher
-
+from agent_srl.rewards import similarity
+from agent_srl.rewards.batch import score_batch
 from agent_srl.rewards.similarity import bare_call
 from benchmarks.reward_ranking.corpus import Corpus, Item
 from benchmarks.reward_ranking.scorers import OURS, SCORERS
@@ -47,10 +50,13 @@ class PairSource:
             self._by_word[self._word(item)].append(item)
 
     def draw(self) -> Pair:
-        """One pair, in natural proportion."""
-        expert = self._rng.choice(self._items)
-        pool = self._by_run[expert.run] if self._rng.random() < 0.6 else self._by_word[self._word(expert)]
-        return self._pair(self._rng.choice(pool), expert)
+        """One pair of different texts, in natural proportion."""
+        while True:
+            expert = self._rng.choice(self._items)
+            pool = self._by_run[expert.run] if self._rng.random() < 0.6 else self._by_word[self._word(expert)]
+            pair = self._pair(self._rng.choice(pool), expert)
+            if pair.texts[0] != pair.texts[1]:
+                return pair
 
     def longest(self) -> Pair:
         """The longest action against the longest other of its run."""
@@ -74,16 +80,17 @@ class PairSource:
 
 
 def against_difflib(pairs: list[Pair]) -> dict[str, float | int]:
-    """Share of exactly equal floats, uncapped, and both times over the same pairs."""
+    """Share of exactly equal floats with the cap on lengths lifted, and both times over the same pairs."""
     equal, theirs, ours = 0, 0.0, 0.0
-    for pair in pairs:
-        start = time.perf_counter()
-        expected = SequenceMatcher(None, *pair.texts, autojunk=False).ratio()
-        middle = time.perf_counter()
-        value = CompiledMatcher(None, *pair.texts, autojunk=False).ratio()
-        ours += time.perf_counter() - middle
-        theirs += middle - start
-        equal += value == expected
+    with no_cap():
+        for pair in pairs:
+            start = time.perf_counter()
+            expected = SequenceMatcher(None, *pair.texts, autojunk=False).ratio()
+            middle = time.perf_counter()
+            value = similarity.ratio(*pair.texts)
+            ours += time.perf_counter() - middle
+            theirs += middle - start
+            equal += value == expected
     return {
         "pairs": len(pairs),
         "ratio_equals_difflib": equal / len(pairs),
@@ -94,17 +101,33 @@ def against_difflib(pairs: list[Pair]) -> dict[str, float | int]:
     }
 
 
+@contextmanager
+def no_cap() -> Iterator[None]:
+    """The shipped `ratio` on whole texts."""
+    cap = similarity.MAX_CHARS
+    similarity.MAX_CHARS = sys.maxsize
+    try:
+        yield
+    finally:
+        similarity.MAX_CHARS = cap
+
+
 def latencies(pairs: list[Pair]) -> dict[str, dict[str, float]]:
     """Milliseconds per pair of each kind: median, 99th percentile and worst."""
     return {name: _latency(name, pairs) for name in OURS}
 
 
-def batch_seconds(source: PairSource, kind: str = "structured") -> float:
-    """Seconds for one training batch's worth of pairs, in natural proportion."""
-    pairs = [source.draw() for _ in range(BATCH)]
+def batch_seconds(source: PairSource, kind: str = "structured") -> dict[str, float]:
+    """Seconds for a batch, in natural proportion, as shipped (the pool started before) and in one process."""
+    pairs = [(pair.candidate, pair.expert) for pair in (source.draw() for _ in range(BATCH))]
+    score_batch("exact", pairs)
+    shipped = _timed(lambda: score_batch(kind, pairs))
+    return {"batch_4096_s": shipped, "batch_4096_one_process_s": _timed(lambda: score_batch(kind, pairs, processes=1))}
+
+
+def _timed(work: Callable[[], object]) -> float:
     start = time.perf_counter()
-    for pair in pairs:
-        SCORERS[kind](pair.candidate, pair.expert)
+    work()
     return time.perf_counter() - start
 
 

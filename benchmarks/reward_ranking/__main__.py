@@ -39,7 +39,7 @@ def run(data: Path, seed: int, samples: list[Path]) -> dict[str, Any]:
     corpus = corpus_module.load(data)
     _say("Data", f"seed {seed}; {len(corpus.items):,} accepted steps of {len(corpus.runs)} runs")
     print("\n".join(f"  {digest}  {name}" for name, digest in corpus.sha256.items()))
-    print("\n".join(f"  not read: {name}: {reason[:120]}" for name, reason in corpus.unread.items()))
+    print("\n".join(f"  not read: {name}: {reason.partition(' ')[2][:80]}" for name, reason in corpus.unread.items()))
     result: dict[str, Any] = {"seed": seed, "sha256": corpus.sha256}
     result |= _speed(corpus, seed)  # first: nothing is cached yet
     result |= _ranking(corpus, seed)
@@ -80,6 +80,9 @@ def _trivial(corpus: Corpus, seed: int) -> tuple[dict[str, Any], dict[str, Actio
     )
     paid = {name: trivial.payoffs(SCORERS[name], train, steps, seed) for name in PAID}
     print(report.trivial_table(paid))
+    short = paid["ratio"].short["n"]
+    print(f"on the {short} of them where the expert's is one line of at most {trivial.SHORT} characters:")
+    print(report.short_table(paid))
     print("best constants:\n" + report.constants(paid))
     print("the expert's own action, changed harmlessly:\n" + report.harmless_table(paid))
     means = {
@@ -108,7 +111,10 @@ def _groups(corpus: Corpus, samples: list[Path], constant: dict[str, Action]) ->
 def _speed(corpus: Corpus, seed: int) -> dict[str, Any]:
     source = speed.PairSource(corpus, seed)
     pairs = source.pairs()
-    _say("Speed", f"{len(pairs):,} pairs of real actions, the longest among them")
+    _say(
+        "Speed", f"{len(pairs):,} pairs of real actions, {speed.TAIL_PAIRS} of them of {speed.TAIL_CHARS:,} characters"
+    )
+    batch = speed.batch_seconds(source)
     found = speed.against_difflib(pairs)
     print(
         f"equal to difflib: {found['ratio_equals_difflib']:.6f}; longest action {found['longest_chars']:,} characters\n"
@@ -116,7 +122,6 @@ def _speed(corpus: Corpus, seed: int) -> dict[str, Any]:
     )
     latencies = speed.latencies(pairs)
     print(report.latency_table(latencies))
-    batch = speed.batch_seconds(source)
     print(f"a batch of {speed.BATCH} by structured: " + ", ".join(f"{k} {v:.2f}" for k, v in batch.items()))
     return {**found, "p99_ms": latencies["structured"]["p99_ms"], "latency": latencies, **batch}
 

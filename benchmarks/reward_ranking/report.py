@@ -80,6 +80,12 @@ def trivial_table(payoffs: dict[str, Payoffs]) -> str:
     return table(head, rows)
 
 
+def short_table(payoffs: dict[str, Payoffs]) -> str:
+    """The same constant and repeating, on the short one-line commands alone."""
+    rows = [[name, *(f"{p.short[k]:.3f}" for k in ("constant", "repeat_last"))] for name, p in payoffs.items()]
+    return table(["reward", "best constant", "repeat last"], rows)
+
+
 def constants(payoffs: dict[str, Payoffs]) -> str:
     """The constant of each reward, and how sure its search is."""
     return "\n".join(

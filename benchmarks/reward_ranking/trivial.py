@@ -21,8 +21,10 @@ from benchmarks.reward_ranking.scorers import Scorer
 from env_server.schema import Action
 
 STEPS = 300
-ROUNDS = ((20, 1000), (100, 100), (400, 20))
+ROUNDS = ((60, 1000), (200, 100), (400, 20))
 """(targets, constants kept)."""
+SHORT = 100
+"""Characters of a one-line command that counts as short: the targets of the published 0.39 and 0.48 for the ratio."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,8 @@ class Payoffs:
     random_expert: Estimate
     harmless_change: Estimate
     harmless_by_change: dict[str, float]
+    short: dict[str, float]
+    """Of the same constant and of repeating, where the expert's action is short."""
     searched: Constant
 
 
@@ -61,18 +65,30 @@ def payoffs(scorer: Scorer, train: list[Item], steps: list[Item], seed: int) -> 
     rng = random.Random(f"{seed}:random")
     runs = [step.run for step in steps]
     drawn = [scorer(rng.choice(train).action, step.action) for step in steps]
+    constant = [scorer(best.action, step.action) for step in steps]
     last = [scorer(step.previous, step.action) for step in steps if step.previous is not None]
+    short = [i for i, step in enumerate(steps) if is_short(step)]
     oracle = max(statistics.fmean(scorer(c, step.action) for step in steps) for c in best.finalists)
     by_change, harmless, harmless_runs = _harmless(scorer, steps)
     return Payoffs(
-        constant=bootstrap([scorer(best.action, step.action) for step in steps], runs),
+        constant=bootstrap(constant, runs),
         constant_oracle=oracle,
         repeat_last=bootstrap(last, runs),
         random_expert=bootstrap(drawn, runs),
         harmless_change=bootstrap(harmless, harmless_runs),
         harmless_by_change=by_change,
+        short={
+            "n": len(short),
+            "constant": statistics.fmean(constant[i] for i in short),
+            "repeat_last": statistics.fmean(last[i] for i in short),
+        },
         searched=best,
     )
+
+
+def is_short(step: Item) -> bool:
+    text = bare_call(step.action)
+    return "\n" not in text and len(text) <= SHORT
 
 
 def best_constant(scorer: Scorer, train: list[Item], seed: int) -> Constant:

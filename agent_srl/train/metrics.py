@@ -53,11 +53,12 @@ def first_words(commands: list[str], most: int = 5) -> dict[str, float]:
 
 
 def sample_record(step: int, group: Group) -> dict[str, Any]:
-    """One line of samples.jsonl: the expert's action beside every sample."""
+    """One line of samples.jsonl: the expert's action beside every sample, as compared and as the whole call."""
     return {
         "step": step,
         "example": group.example.example_id,
         "expert": bare_call(group.example.expert),
+        "expert_call": group.example.expert.model_dump(),
         "samples": [_sample(s) for s in group.samples],
     }
 
@@ -69,6 +70,7 @@ def _sample(sample: Sample) -> dict[str, Any]:
         "parts": {name: round(value, 6) for name, value in sample.parts.items()},
         "thought": sample.thought,
         "action": action,
+        "call": sample.action.model_dump() if sample.action is not None else None,
         "text": None if action else sample.text,
     }
 

@@ -23,7 +23,7 @@ PAID = ("structured", "ratio", "tokens", "exact", "tool_name")
 def main() -> None:
     options = _options()
     try:
-        result = run(options.data, options.seed, options.samples)
+        result = run(options)
     except AgentSRLError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -34,9 +34,10 @@ def main() -> None:
     print(line)
 
 
-def run(data: Path, seed: int, samples: list[Path]) -> dict[str, Any]:
+def run(options: argparse.Namespace) -> dict[str, Any]:
     """Every part, printed as it is done."""
-    corpus = corpus_module.load(data)
+    seed: int = options.seed
+    corpus = corpus_module.load(options.data)
     _say("Data", f"seed {seed}; {len(corpus.items):,} accepted steps of {len(corpus.runs)} runs")
     print("\n".join(f"  {digest}  {name}" for name, digest in corpus.sha256.items()))
     print("\n".join(f"  not read: {name}: {reason.partition(' ')[2][:80]}" for name, reason in corpus.unread.items()))
@@ -45,7 +46,7 @@ def run(data: Path, seed: int, samples: list[Path]) -> dict[str, Any]:
     result |= _ranking(corpus, seed)
     paid, constant = _trivial(corpus, seed)
     result |= paid
-    result |= _groups(corpus, samples, constant)
+    result |= _groups(corpus, options, constant)
     return result
 
 
@@ -94,14 +95,15 @@ def _trivial(corpus: Corpus, seed: int) -> tuple[dict[str, Any], dict[str, Actio
     return {"heldout_steps": len(steps), **means, "trivial": detail}, {n: p.searched.action for n, p in paid.items()}
 
 
-def _groups(corpus: Corpus, samples: list[Path], constant: dict[str, Action]) -> dict[str, Any]:
-    if not samples:
+def _groups(corpus: Corpus, options: argparse.Namespace, constant: dict[str, Action]) -> dict[str, Any]:
+    if not options.samples:
         _say(
             "Real groups",
             "none given: add --samples RUN/srl/samples.jsonl (SAMPLES=... with make) of a run to get them",
         )
         return {"groups": None}
-    found, left_out = groups.read_groups(samples, corpus)
+    learnt = corpus_module.read(options.trajectories)
+    found, left_out = groups.read_groups(options.samples, [*corpus.items, *learnt.items])
     summaries = {name: groups.summary(found, constant[name], SCORERS[name]) for name in PAID}
     _say("Real groups", f"{len(found)} groups, {left_out} left out (an editor's call without its arguments)")
     print(report.groups_table(summaries))
@@ -135,6 +137,13 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder that holds trajectories/")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--samples", type=Path, nargs="*", default=[], help="srl/samples.jsonl of run folders")
+    parser.add_argument(
+        "--trajectories",
+        type=Path,
+        nargs="*",
+        default=[],
+        help="what those runs learnt from, where it is not in --data",
+    )
     parser.add_argument("--out", type=Path, help="also write the JSON here")
     return parser.parse_args()
 

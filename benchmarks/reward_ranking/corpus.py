@@ -68,10 +68,18 @@ def load(data: Path) -> Corpus:
 
     Raises:
         DataError: there is no such folder, or nothing in it can be read.
-
     """
     folder = data / "trajectories"
-    files = sorted(p for p in folder.rglob("*") if p.name.endswith(SUFFIXES)) if folder.is_dir() else []
+    corpus = read(sorted(p for p in folder.rglob("*") if p.name.endswith(SUFFIXES)) if folder.is_dir() else [])
+    if not corpus.items:
+        raise DataError(
+            f"no expert trajectories under {folder}; give the folder that holds `trajectories/` with --data"
+        )
+    return corpus
+
+
+def read(files: list[Path]) -> Corpus:
+    """Files that no reader takes are listed, not fatal."""
     corpus = Corpus()
     for path in files:
         try:
@@ -82,10 +90,6 @@ def load(data: Path) -> Corpus:
         corpus.sha256[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
         for trajectory in trajectories:
             _add(corpus, path.name, trajectory)
-    if not corpus.items:
-        raise DataError(
-            f"no expert trajectories under {folder}; give the folder that holds `trajectories/` with --data"
-        )
     return corpus
 
 

@@ -2,8 +2,7 @@
 
 Reads `srl/samples.jsonl` of run folders (`agent_srl.train.metrics.sample_record`): per group the expert's call and
 every sample's. A percentile cannot be changed by any monotone map of the scale, so it shows whether a reward that
-pays a constant little merely pays everything little. A file whose records hold whole calls (`call`) is read exactly;
-otherwise the bare text is read back, and a group whose expert's text is an editor's is left out and counted.
+pays a constant little merely pays everything little. A broken format scores -1.
 """
 
 from __future__ import annotations
@@ -19,12 +18,13 @@ from typing import Any
 from agent_srl.errors import DataError
 from agent_srl.rewards.similarity import INVALID_REWARD
 from agent_srl.train.advantages import population_std
-from benchmarks.reward_ranking.corpus import Corpus
+from benchmarks.reward_ranking.corpus import Item
 from benchmarks.reward_ranking.scorers import Scorer
 from env_server.schema import Action
 
 EPS = (0.01, 0.02, 0.05, 0.1)
-_EDITOR_TEXT = re.compile(r"(?:view|create|str_replace|insert|undo_edit) /\S*(?:\n|\Z)")
+_EDITOR_TEXT = re.compile(r"(view|create|str_replace|insert|undo_edit) (/\S*)(?:\n(.*)|\Z)", re.DOTALL)
+_UNREADABLE = Action(name="")
 
 
 @dataclass(frozen=True)
@@ -36,14 +36,15 @@ class SampledGroup:
     samples: tuple[Action | None, ...]
 
 
-def read_groups(paths: Iterable[Path], corpus: Corpus) -> tuple[list[SampledGroup], int]:
-    """All groups, and how many were left out.
+def read_groups(paths: Iterable[Path], known: Iterable[Item]) -> tuple[list[SampledGroup], int]:
+    """All groups, and how many were left out; `known` are the steps that the runs learnt from.
 
     Raises:
         DataError: a file is missing or no samples.jsonl.
 
+
     """
-    previous = {f"{item.instance_id}#{item.step}": item.previous for item in corpus.items}
+    previous = {f"{item.instance_id}#{item.step}": item.previous for item in known}
     groups, left_out = [], 0
     for path in paths:
         try:
@@ -102,18 +103,27 @@ def summary(groups: list[SampledGroup], constant: Action, scorer: Scorer) -> dic
 
 
 def _group(record: dict[str, Any], previous: dict[str, Action | None]) -> SampledGroup | None:
-    if "expert_call" not in record and _EDITOR_TEXT.match(record["expert"]):
-        return None
     expert = _action(record.get("expert_call"), record["expert"])
-    samples = tuple(
-        None if s["action"] is None else _action(s.get("call"), s["action"])
+    samples = [
+        None if s["action"] is None else _action(s.get("call"), s["action"]) or _UNREADABLE
         for s in record["samples"]
         if s["reward"] is not None
-    )
-    return SampledGroup(expert, previous.get(record["example"]), samples) if len(samples) > 1 else None
+    ]
+    readable = tuple(s for s in samples if s is not _UNREADABLE)
+    return SampledGroup(expert, previous.get(record["example"]), readable) if expert and len(readable) > 1 else None
 
 
-def _action(call: dict[str, Any] | None, text: str) -> Action:
+def _action(call: dict[str, Any] | None, text: str) -> Action | None:
+    """The whole call where the file has it. Older files have the bare text: an editor's call cannot be told from it
+    but for a view."""
     if call is not None:
         return Action(**call)
-    return Action(name="submit") if text == "submit" else Action(name="bash", arguments={"command": text})
+    if text == "submit":
+        return Action(name="submit")
+    editor = _EDITOR_TEXT.match(text)
+    if editor is None:
+        return Action(name="bash", arguments={"command": text})
+    if editor[1] != "view":
+        return None
+    lines = {"view_range": editor[3]} if editor[3] else {}
+    return Action(name="str_replace_editor", arguments={"command": "view", "path": editor[2], **lines})

@@ -250,8 +250,8 @@ def test_samples_of_a_run_are_read_back(tmp_path, corpus):
         ],
     }
     file = tmp_path / "samples.jsonl"
-    file.write_text(json.dumps(record) + "\n" + json.dumps({**record, "expert": "view /a.py\n[1, 2]"}) + "\n")
-    (group,), left_out = groups.read_groups([file], corpus)
+    file.write_text(json.dumps(record) + "\n" + json.dumps({**record, "expert": "create /a.py\nx = 1"}) + "\n")
+    (group,), left_out = groups.read_groups([file], corpus.items)
     assert group == groups.SampledGroup(bash("ls"), item.previous, (bash("cat a"), None)) and left_out == 1
 
 

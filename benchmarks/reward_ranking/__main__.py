@@ -96,18 +96,27 @@ def _trivial(corpus: Corpus, seed: int) -> tuple[dict[str, Any], dict[str, Actio
 
 
 def _groups(corpus: Corpus, options: argparse.Namespace, constant: dict[str, Action]) -> dict[str, Any]:
-    if not options.samples:
-        _say(
-            "Real groups",
-            "none given: add --samples RUN/srl/samples.jsonl (SAMPLES=... with make) of a run to get them",
-        )
-        return {"groups": None}
-    learnt = corpus_module.read(options.trajectories)
-    found, left_out = groups.read_groups(options.samples, [*corpus.items, *learnt.items])
-    summaries = {name: groups.summary(found, constant[name], SCORERS[name]) for name in PAID}
-    _say("Real groups", f"{len(found)} groups, {left_out} left out (an editor's call without its arguments)")
-    print(report.groups_table(summaries))
-    return {"groups": {"n": len(found), "left_out": left_out, **summaries}}
+    """Null, with a line on how to get one, where there is no file of samples."""
+    summaries: dict[str, dict[str, Any]] = {}
+    counts = None
+    if options.samples:
+        learnt = corpus_module.read(options.trajectories)
+        found, left_out = groups.read_groups(options.samples, [*corpus.items, *learnt.items])
+        summaries = {name: groups.summary(found, constant[name], SCORERS[name]) for name in PAID}
+        counts = {"n": len(found), "left_out": left_out}
+        _say("Real groups", f"{len(found)} groups, {left_out} left out (an edit without its arguments)")
+        print(report.groups_table(summaries))
+    else:
+        _say("Real groups", "none: name a run's srl/samples.jsonl with --samples (make: SAMPLES=...) to get them")
+    return {
+        "groups": counts,
+        **{
+            f"percentile_{policy}_{name}": summaries.get(name, {}).get(policy)
+            for name in PAID
+            for policy in ("constant", "repeat_last")
+        },
+        "kept_groups": {n: {"all": s["kept"], "valid": s["kept_valid"]} for n, s in summaries.items()} or None,
+    }
 
 
 def _speed(corpus: Corpus, seed: int) -> dict[str, Any]:

@@ -90,14 +90,14 @@ def wider_window(call: Call, rng: random.Random) -> Action | None:
         return None
     span = call.form.last - call.form.first + 1
     before, after = rng.randint(1, max(2, span // 10)), rng.randint(1, max(3, span // 8))
-    return _window(call, max(1, call.form.first - before), call.form.last + after)
+    return window(call, max(1, call.form.first - before), call.form.last + after)
 
 
 def same_file_elsewhere(call: Call, rng: random.Random) -> Action | None:
     """The right file by the right tool, other lines or with more around each hit: related, not the same."""
     if isinstance(call.form, View) and call.form.first is not None and call.form.last is not None:
         span = call.form.last - call.form.first + 1
-        return _window(call, call.form.last + span, call.form.last + 2 * span)
+        return window(call, call.form.last + span, call.form.last + 2 * span)
     if isinstance(call.form, Search) and not call.tail and not any(f[1:2] in "ABCl" for f in call.form.flags):
         words = raw_words(call.body)
         return call.say(" ".join([*words, "-A 5"])) if words and words[0] == "grep" else None
@@ -236,7 +236,8 @@ def _swap_python(body: str) -> str:
     return "python" + body.removeprefix("python3") if body.startswith("python3 ") else "python3" + body[len("python") :]
 
 
-def _window(call: Call, first: int, last: int) -> Action | None:
+def window(call: Call, first: int, last: int) -> Action | None:
+    """The same view of other lines."""
     form = call.form
     assert isinstance(form, View)
     if not call.is_shell:

@@ -6,8 +6,8 @@ overlapping paths and a ratio of at least 0.3); 2, difflib's ratio of each argum
 exchange the lower of old and new text; last, a penalty of 0.1 for an edit larger than the expert's. Failing level 0
 or 1 gives 0. difflib's autojunk stays on and the first word of `cd X && pytest` is `cd`, both as described.
 
-Where the description leaves a choice this takes the one that ranks best: the continuous mode (similarity itself, not
-0 or 1 at a threshold), the mean over arguments, and paths that agree in their last two parts.
+Where the description leaves a choice this takes the one meant to rank better (not compared): the continuous mode
+(similarity itself, not 0 or 1 at a threshold), the mean over arguments, and paths that agree in their last two parts.
 """
 
 from __future__ import annotations

@@ -92,7 +92,7 @@ def wrong_lines(call: Call, context: Context) -> Action | None:
     """The same call far away in the same file: no line in common."""
     form, far = call.form, context.rng.choice((400, 1000, 2000))
     if isinstance(form, View) and form.first is not None and form.last is not None:
-        return better._window(call, form.first + far, form.last + far) if far > form.last - form.first else None
+        return better.window(call, form.first + far, form.last + far) if far > form.last - form.first else None
     if isinstance(form, Substitute) and form.line:
         return call.say(call.body.replace(f"'{form.line}s", f"'{int(form.line) + far}s", 1))
     if isinstance(form, Delete):

@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from functools import partial
+from unittest.mock import patch
 
 from agent_srl.rewards import similarity
 from agent_srl.rewards.batch import score_batch
@@ -82,20 +84,24 @@ class PairSource:
 
 
 def against_difflib(pairs: list[Pair]) -> dict[str, float | int]:
-    """Share of exactly equal floats with the cap on lengths lifted, and both CPU times over the same pairs."""
-    equal, theirs, ours = 0, 0.0, 0.0
-    with no_cap():
-        for pair in pairs:
-            start = time.thread_time()
-            expected = SequenceMatcher(None, *pair.texts, autojunk=False).ratio()
-            middle = time.thread_time()
+    """Share of exactly equal floats with every cap lifted, both CPU times over the same pairs, and what the caps
+    change."""
+    equal, capped, theirs, ours = 0, 0, 0.0, 0.0
+    for pair in pairs:
+        start = time.thread_time()
+        expected = SequenceMatcher(None, *pair.texts, autojunk=False).ratio()
+        middle = time.thread_time()
+        with no_caps():
+            before = time.thread_time()
             value = similarity.ratio(*pair.texts)
-            ours += time.thread_time() - middle
-            theirs += middle - start
-            equal += value == expected
+            ours += time.thread_time() - before
+        theirs += middle - start
+        equal += value == expected
+        capped += similarity.ratio(*pair.texts) != expected
     return {
         "pairs": len(pairs),
         "ratio_equals_difflib": equal / len(pairs),
+        "changed_by_caps": capped / len(pairs),
         "difflib_s": theirs,
         "ours_s": ours,
         "speedup_vs_difflib": theirs / ours,
@@ -104,14 +110,11 @@ def against_difflib(pairs: list[Pair]) -> dict[str, float | int]:
 
 
 @contextmanager
-def no_cap() -> Iterator[None]:
-    """The shipped `ratio` on whole texts."""
-    cap = similarity.MAX_CHARS
-    similarity.MAX_CHARS = sys.maxsize
-    try:
+def no_caps() -> Iterator[None]:
+    """The shipped `ratio` on whole texts, and with all the work it wants."""
+    unbounded = partial(similarity.matches, budget=sys.maxsize)
+    with patch.object(similarity, "MAX_CHARS", sys.maxsize), patch.object(similarity, "matches", unbounded):
         yield
-    finally:
-        similarity.MAX_CHARS = cap
 
 
 def latencies(pairs: list[Pair]) -> dict[str, dict[str, float]]:

@@ -255,13 +255,13 @@ def test_samples_of_a_run_are_read_back(tmp_path, corpus):
     assert group == groups.SampledGroup(bash("ls"), item.previous, (bash("cat a"), None)) and left_out == 1
 
 
-def test_equality_with_difflib_is_measured_on_real_pairs_past_the_cap(corpus):
+def test_equality_with_difflib_is_measured_before_the_caps_and_what_they_change_is_told(corpus):
     source = speed.PairSource(corpus, 0)
     short = [p for p in (source.draw() for _ in range(200)) if len(p.texts[0]) * len(p.texts[1]) < 100_000]
     past_the_cap = speed.Pair(bash("a"), bash("b"), ("x" * 5000 + "y", "y" + "z" * 10))
     found = speed.against_difflib([*short, past_the_cap])
     assert found["ratio_equals_difflib"] == 1.0 and found["pairs"] > 100
-    assert speed.similarity.MAX_CHARS < 5000
+    assert found["changed_by_caps"] == pytest.approx(1 / found["pairs"])
 
 
 @pytest.mark.parametrize("argument", ["--data", "--samples"])

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from agent_srl.errors import AgentSRLError
+from agent_srl.errors import AgentSRLError, DataError
 from benchmarks.reward_ranking import corpus as corpus_module
 from benchmarks.reward_ranking import groups, ranking, report, speed, triples, trivial
 from benchmarks.reward_ranking.corpus import Corpus
@@ -101,6 +101,8 @@ def _groups(corpus: Corpus, options: argparse.Namespace, constant: dict[str, Act
     counts = None
     if options.samples:
         learnt = corpus_module.read(options.trajectories)
+        for reason in learnt.unread.values():
+            raise DataError(reason)
         found, left_out = groups.read_groups(options.samples, [*corpus.items, *learnt.items])
         summaries = {name: groups.summary(found, constant[name], SCORERS[name]) for name in PAID}
         counts = {"n": len(found), "left_out": left_out}

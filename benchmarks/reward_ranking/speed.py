@@ -20,8 +20,9 @@ from difflib import SequenceMatcher
 from functools import partial
 from unittest.mock import patch
 
-from agent_srl.rewards import blocks, similarity
+from agent_srl.rewards import similarity
 from agent_srl.rewards.batch import score_batch
+from agent_srl.rewards.blocks import matches
 from agent_srl.rewards.similarity import bare_call
 from benchmarks.reward_ranking.corpus import Corpus, Item
 from benchmarks.reward_ranking.scorers import OURS, SCORERS
@@ -112,7 +113,7 @@ def against_difflib(pairs: list[Pair]) -> dict[str, float | int]:
 @contextmanager
 def no_caps() -> Iterator[None]:
     """The shipped `ratio` on whole texts, and with all the work it wants."""
-    unbounded = partial(blocks.matches, budget=sys.maxsize)
+    unbounded = partial(matches, budget=sys.maxsize)
     with patch.object(similarity, "MAX_CHARS", sys.maxsize), patch.object(similarity, "matches", unbounded):
         yield
 

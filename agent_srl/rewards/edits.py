@@ -1,12 +1,14 @@
 """Edits compared as edits: is it the same place, and is it the same change.
 
-A change is what differs between the old text and the new one, in tokens; so more context around it, or another tool, is
-the same change. The place is read from line numbers where both edits have them, and from the old text where both quote
-it.
+A change is what differs between the old text and the new one, in tokens; so more context around it, another tool or a
+remark is the same change, while one sign turned round is another one. The place is read from line numbers where both
+edits have them, and from the old text where both quote it.
 """
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from functools import lru_cache
 
 from agent_srl.rewards.blocks import MAX_WORK, matching_blocks
@@ -16,6 +18,8 @@ from agent_srl.rewards.tokens import MAX_TOKENS, code_tokens, common, dice, over
 
 RIGHT_PLACE = 0.25
 """What an edit of the right place is worth whose change has nothing in common with the expert's."""
+ANOTHER_CHANGE = 0.8
+"""Most that the change is worth where it is not the expert's: one wrong sign in a long edit is a wrong edit."""
 UNKNOWN_PLACE = 0.9
 """One edit gives lines, the other quotes the text."""
 _BRACED = (
@@ -36,6 +40,10 @@ _BRACED = (
     ".css",
     ".html",
 )
+_STRING = r"""('(?:\\.|[^'\\\n])*'|"(?:\\.|[^"\\\n])*")"""
+_HASH, _SLASHES = re.compile(_STRING + r"|#.*"), re.compile(_STRING + r"|//.*")
+_PROSE = (".md", ".rst", ".txt", ".html", ".css", ".json")
+"""Where these signs begin no comment."""
 
 
 def is_indented(path: str) -> bool:
@@ -45,8 +53,20 @@ def is_indented(path: str) -> bool:
 
 def edit_similarity(left: Change, right: Change, path: str) -> tuple[float, float]:
     """(place, change), each in [0, 1] and symmetric, for two edits of one file."""
-    indented = is_indented(path)
-    return place_similarity(left, right), change_similarity(left, right, indented=indented)
+    indented, code = is_indented(path), (without_comments(left, path), without_comments(right, path))
+    if any(change.old == change.new for change in code):  # the remarks are the change
+        code = left, right
+    change = change_similarity(*code, indented=indented)
+    return place_similarity(left, right), change if change == 1.0 else ANOTHER_CHANGE * change
+
+
+def without_comments(change: Change, path: str) -> Change:
+    """The same change of the same code, remarks to the end of the line left out; prose is kept as it is."""
+    if path.endswith(_PROSE):
+        return change
+    comment = _HASH if is_indented(path) else _SLASHES
+    old, new = (text and comment.sub(lambda found: found[1] or "", text) for text in (change.old, change.new))
+    return replace(change, old=old, new=new)
 
 
 def place_similarity(left: Change, right: Change) -> float:

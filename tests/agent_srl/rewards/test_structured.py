@@ -35,6 +35,12 @@ def value(candidate: Action | str, expert: Action | str) -> float:
 
 
 EDIT = replace(OLD, NEW)
+LONG_NEW = (
+    NEW
+    + "".join(f"\n        self.log('{i}', key)" for i in range(20))
+    + "\n        if 0 <= key <= limit:\n            go()"
+)
+LONG = replace(OLD, LONG_NEW)
 RANKED = {
     "equivalent above wrong file": ("pytest a.py -q", ["python -m pytest a.py -q", "pytest b.py -q"]),
     "lines: near, far, other file": (
@@ -50,6 +56,18 @@ RANKED = {
         ],
     ),
     "other words above another change": (EDIT, [replace(OLD, NEW.replace("default", "fallback")), replace(OLD, WRONG)]),
+    "a remark above one wrong sign in a long edit": (
+        LONG,
+        [
+            replace(OLD, LONG_NEW.replace("limit:", "limit:  # both ends, as '#' says")),
+            replace(OLD, LONG_NEW.replace("<= limit", ">= limit")),
+            replace(OLD, WRONG),
+        ],
+    ),
+    "a remark that is the change": (
+        replace("x = 1  # one\n", "x = 1  # 1\n"),
+        [replace("x = 1  # one\n", "x = 1  # 1\n"), replace("x = 1  # one\n", "x = 1  # two\n")],
+    ),
     "the whole above a part": (EDIT, [replace(OLD, NEW + "\n"), replace(OLD, NEW[:100]), replace(OLD, NEW[:40])]),
     "broken indentation": (EDIT, [EDIT, replace(OLD, NEW.replace("\n        ret", "\n    ret")), replace(OLD, WRONG)]),
     "right pattern, right folder": ("grep -rn foo src", ["grep -rn foo .", "grep -rn bar src", "python src"]),

@@ -65,8 +65,11 @@ def without_comments(change: Change, path: str) -> Change:
     if path.endswith(_PROSE):
         return change
     comment = _HASH if is_indented(path) else _SLASHES
-    old, new = (text and comment.sub(lambda found: found[1] or "", text) for text in (change.old, change.new))
-    return replace(change, old=old, new=new)
+
+    def code(text: str) -> str:
+        return comment.sub(lambda found: found[1] or "", text)
+
+    return replace(change, old=None if change.old is None else code(change.old), new=code(change.new))
 
 
 def place_similarity(left: Change, right: Change) -> float:

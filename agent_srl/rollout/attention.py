@@ -1,18 +1,20 @@
 """Our attention function, registered with transformers: SDPA, or decoding on a shared prefix when told to.
 
-With `shared_prefix=` in the forward's keyword arguments, each row attends to its group's prefix, stored once per
-group, and
-to its own suffix. Nothing is copied per row or per token. Left out: sliding windows and paged memory.
+With `shared_prefix=` in the forward's keyword arguments, each row attends to its group's prefix, stored once per group,
+and to its own suffix. Nothing is copied per row or per token. Left out: sliding windows and paged memory.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 ATTENTION = "agent_srl"
+_COMPACT = 0.85
+"""Storage is compacted when at most this share of its rows still decodes."""
 
 
 @dataclass
@@ -29,21 +31,48 @@ class SharedPrefix:
     suffix_v: list[torch.Tensor]
     group: torch.Tensor
     """[R], the group of each row."""
-    slot: torch.Tensor
-    """[R], the row's place within its group."""
-    slots: int
-    """Rows of the largest group."""
     active: torch.Tensor
     """[A], the rows still decoding."""
     length: int = 0
+
+    def __post_init__(self) -> None:
+        self._place_rows()
+
+    def go_on(self, going: torch.Tensor, length: int) -> None:
+        """Only rows where `going` [A] decode on, after `length` tokens. Storage follows once much of it is finished."""
+        self.active, self.length = self.active[going], length
+        if len(self.active) <= _COMPACT * len(self.group):
+            self._compact()
+
+    def _compact(self) -> None:
+        """Forget finished rows, prefixes that no row needs, and padding."""
+        rows = self.active
+        live, self.group = torch.unique(self.group[rows], return_inverse=True)
+        longest = int(self.prefix_mask[live].sum(1).max())
+        self.prefix_mask = self.prefix_mask[live, :longest]
+        for layer in range(len(self.prefix_k)):
+            self.prefix_k[layer] = self.prefix_k[layer][live, :, :longest]
+            self.prefix_v[layer] = self.prefix_v[layer][live, :, :longest]
+            self.suffix_k[layer], self.suffix_v[layer] = self.suffix_k[layer][rows], self.suffix_v[layer][rows]
+        self.active = torch.arange(len(rows), device=rows.device)
+        self._place_rows()
+
+    def _place_rows(self) -> None:
+        """`slot` [R]: each row's place within its group; `slots`: rows of the largest group."""
+        seen: Counter[int] = Counter()
+        places = []
+        for group in self.group.tolist():
+            places.append(seen[group])
+            seen[group] += 1
+        self.slot, self.slots = torch.tensor(places, device=self.group.device), max(seen.values())
 
     def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scaling: float) -> torch.Tensor:
         """One new token per active row. q [A, heads, 1, D], k and v [A, H, 1, D] -> [A, 1, heads, D]."""
         rows, t = self.active, self.length
         self.suffix_k[layer][rows, :, t] = k[:, :, 0]
         self.suffix_v[layer][rows, :, t] = v[:, :, 0]
-        suffix_k = self.suffix_k[layer][rows, :, : t + 1]
-        suffix_v = self.suffix_v[layer][rows, :, : t + 1]
+        mine = slice(None) if len(rows) == len(self.group) else rows  # all: a view, nothing is copied
+        suffix_k, suffix_v = self.suffix_k[layer][mine, :, : t + 1], self.suffix_v[layer][mine, :, : t + 1]
         q_rows = q[:, :, 0].unflatten(1, (k.shape[1], -1)) * scaling  # [A, H, heads/H, D]
         scores_p = self._of_rows(self._by_group(q_rows) @ self.prefix_k[layer].transpose(-1, -2), q_rows)
         hidden = ~self.prefix_mask[self.group[rows]]

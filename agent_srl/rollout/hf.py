@@ -1,8 +1,8 @@
 """Generation by transformers on the training model itself: prefixes computed once, rows decoded together.
 
-A prompt that is a prefix of another one in the batch is not computed at all, its n samples share one copy of its
-keys and
-values, and finished rows leave the batch. Left out: continuous batching (a batch runs until its last row ends).
+A prompt that is a prefix of another one in the batch is not computed at all, all samples of a prompt share one copy of
+its keys and values, and finished rows leave the batch. Left out: continuous batching (a batch
+runs until its last row ends).
 """
 
 from __future__ import annotations
@@ -94,9 +94,10 @@ class TransformersEngine:
         training = self._model.training
         self._model.eval()
         try:
-            prefixes = self._prefill([r.prompt for r in batch])
-            state = self._decode_state(prefixes, batch)
-            return self._decode(state, prefixes, batch)
+            prompts = list(dict.fromkeys(r.prompt for r in batch))
+            prefixes = self._prefill(prompts)
+            group = [prompts.index(r.prompt) for r in batch for _ in range(r.n)]
+            return self._decode(self._decode_state(prefixes, group, batch), prefixes, batch)
         finally:
             self._model.train(training)
 
@@ -125,15 +126,12 @@ class TransformersEngine:
         """[..., width] -> [..., V] in float32."""
         return self._model.get_output_embeddings()(hidden).float()  # type: ignore[no-any-return]
 
-    def _decode_state(self, prefixes: list[_Prefix], batch: list[_Request]) -> SharedPrefix:
-        device, counts = self._model.device, [r.n for r in batch]
+    def _decode_state(self, prefixes: list[_Prefix], group: list[int], batch: list[_Request]) -> SharedPrefix:
+        device, layers = self._model.device, range(len(prefixes[0].keys))
         longest = max(p.keys[0].shape[2] for p in prefixes)
-        layers = range(len(prefixes[0].keys))
-        group = torch.repeat_interleave(torch.arange(len(batch)), torch.tensor(counts)).to(device)
-        slot = torch.cat([torch.arange(n) for n in counts]).to(device)
         first = prefixes[0].keys[0]
         shape = (len(group), first.shape[1], batch[0].sampling.max_new_tokens, first.shape[3])
-        mask = torch.zeros(len(batch), longest, dtype=torch.bool, device=device)
+        mask = torch.zeros(len(prefixes), longest, dtype=torch.bool, device=device)
         for b, prefix in enumerate(prefixes):
             mask[b, : prefix.keys[0].shape[2]] = True
         return SharedPrefix(
@@ -142,42 +140,42 @@ class TransformersEngine:
             prefix_mask=mask,
             suffix_k=[first.new_zeros(shape) for _ in layers],
             suffix_v=[first.new_zeros(shape) for _ in layers],
-            group=group,
-            slot=slot,
-            slots=max(counts),
+            group=torch.tensor(group, device=device),
             active=torch.arange(len(group), device=device),
         )
 
     def _decode(self, state: SharedPrefix, prefixes: list[_Prefix], batch: list[_Request]) -> list[list[Completion]]:
-        limit, rows = batch[0].sampling.max_new_tokens, len(state.group)
-        heat = torch.tensor([batch[g].sampling.temperature for g in state.group.tolist()]).to(self._model.device)
-        uniforms = _uniforms(batch).to(self._model.device)
-        sizes = torch.tensor([len(batch[g].prompt) for g in state.group.tolist()], device=self._model.device)
+        device, limit = self._model.device, batch[0].sampling.max_new_tokens
+        row_of = [r for r in batch for _ in range(r.n)]
+        heat = torch.tensor([r.sampling.temperature for r in row_of], device=device)
+        sizes = torch.tensor([len(r.prompt) for r in row_of], device=device)
+        uniforms = _uniforms(batch).to(device)
         logits = torch.stack([prefixes[g].logits for g in state.group.tolist()])
-        tokens: list[list[int]] = [[] for _ in range(rows)]
-        logprobs: list[list[float]] = [[] for _ in range(rows)]
-        ended = [False] * rows
+        tokens: list[list[int]] = [[] for _ in row_of]
+        logprobs: list[list[float]] = [[] for _ in row_of]
+        alive = torch.arange(len(row_of), device=device)
         for t in range(limit):
-            picked, chosen = _pick(logits, heat[state.active], uniforms[state.active, t])
-            for row, token, logprob in zip(state.active.tolist(), picked.tolist(), chosen.tolist(), strict=True):
+            picked, chosen = _pick(logits, heat[alive], uniforms[alive, t])
+            for row, token, logprob in zip(alive.tolist(), picked.tolist(), chosen.tolist(), strict=True):
                 tokens[row].append(token)
                 logprobs[row].append(logprob)
-                ended[row] = token in self._end_tokens
-            self.tokens_decoded += len(state.active)
-            going = torch.tensor([not ended[r] for r in state.active.tolist()], device=self._model.device)
+            self.tokens_decoded += len(alive)
+            going = torch.tensor([token not in self._end_tokens for token in picked.tolist()], device=device)
             if t + 1 == limit or not going.any():
                 break
-            state.active, state.length = state.active[going], t
+            alive = alive[going]
+            state.go_on(going, t)
             out = self._model.base_model(
                 input_ids=picked[going, None],
-                position_ids=(sizes[state.active] + t)[:, None],
+                position_ids=(sizes[alive] + t)[:, None],
                 use_cache=False,
                 shared_prefix=state,
             )
             logits = self._head(out.last_hidden_state[:, 0])
-        done = [Completion(tuple(tokens[r]), tuple(logprobs[r]), ended[r]) for r in range(rows)]
-        starts = [sum(q.n for q in batch[:b]) for b in range(len(batch))]
-        return [done[start : start + r.n] for start, r in zip(starts, batch, strict=True)]
+        done = iter(
+            [Completion(tuple(t), tuple(p), t[-1] in self._end_tokens) for t, p in zip(tokens, logprobs, strict=True)]
+        )
+        return [[next(done) for _ in range(r.n)] for r in batch]
 
 
 def _stack(parts: list[torch.Tensor], length: int) -> torch.Tensor:

@@ -115,13 +115,15 @@ def test_a_run_killed_in_training_goes_on_and_reaches_the_same_metrics(unbroken,
     assert json.loads((out / "results.json").read_text()) == json.loads((unbroken / "results.json").read_text())
 
 
-def test_a_finished_run_is_used_again(unbroken, expert, tiny_model):
+def test_a_finished_run_is_used_again_and_takes_the_slower_comparisons(unbroken, expert, tiny_model):
     before = (unbroken / "model" / "model.safetensors").stat().st_mtime_ns
-    done = subprocess.run(
-        command(expert, tiny_model, unbroken, "train.max_steps=6"), capture_output=True, text=True, timeout=580
-    )
+    more = ("train.max_steps=6", "eval.controls=true")
+    done = subprocess.run(command(expert, tiny_model, unbroken, *more), capture_output=True, text=True, timeout=580)
     assert done.returncode == 0 and "already trained" in done.stderr
     assert (unbroken / "model" / "model.safetensors").stat().st_mtime_ns == before
+    policies = [r["policy"] for r in json.loads((unbroken / "results.json").read_text())["rows"]]
+    controls = {"warm-up, T=0.5", "SRL, T=0.5", "SFT continued", "SRL minus SFT continued"}
+    assert controls <= set(policies) and "SRL minus warm-up" in policies
 
 
 CHOICE = ("train.max_steps=5", "train.eval_every=2", "train.eval_steps=6", "data.heldout_fraction=0.5")

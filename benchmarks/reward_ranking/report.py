@@ -55,9 +55,9 @@ def losses(judged: dict[str, list[Judged]], ours: str = "structured") -> str:
     ]
     return "\n".join(
         [
-            f"{ours} is beaten in {len(beaten)} of the table's cells:",
+            f"{ours} is beaten in {len(beaten)} of the table's cells{':' if beaten else ''}",
             *beaten,
-            f"{ours} has {len(wrong)} pairs wrong; the first 10:",
+            f"{ours} has {len(wrong)} pairs wrong{'; the first 10:' if wrong else ''}",
             *wrong[:10],
         ]
     )

@@ -37,7 +37,8 @@ def _structured(candidate: Action, expert: Action) -> Score:
 
 
 def _exact(candidate: Action, expert: Action) -> Score:
-    return Score(float(bare_call(candidate) == bare_call(expert)))
+    same = candidate.name == expert.name and bare_call(candidate) == bare_call(expert)
+    return Score(float(same or candidate == expert))
 
 
 def _tool_name(candidate: Action, expert: Action) -> Score:

@@ -22,11 +22,13 @@ _CHANGE_DIR = re.compile(r"^cd \S+ && ")
 
 
 def bare_call(action: Action) -> str:
-    """The text that is compared: a command without a leading `cd X &&`; an edit as sub-command, path, then its
-    texts."""
+    """The text that is compared: a command of any tool without a leading `cd X &&`; an edit as sub-command, path, then
+    its texts in the order in which they were given."""
     arguments = dict(action.arguments)
+    if "command" in arguments:
+        arguments["command"] = _CHANGE_DIR.sub("", str(arguments["command"]))
     if action.name == "bash":
-        return _CHANGE_DIR.sub("", str(arguments.get("command", "")))
+        return str(arguments.get("command", ""))
     if not arguments:
         return action.name
     first = " ".join(str(arguments.pop(key)) for key in ("command", "path") if key in arguments)

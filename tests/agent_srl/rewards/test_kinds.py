@@ -92,3 +92,11 @@ async def test_a_batch_does_not_block_the_event_loop():
     scores = await score_batch_async({"ratio": 1.0}, pairs)
     ticking.cancel()
     assert len(scores) == len(pairs) and ticks >= 3
+
+
+def test_exact_is_the_same_tool_and_the_same_arguments_in_any_order():
+    edit = {"command": "str_replace", "path": "a.py", "old_str": "a", "new_str": "b"}
+    turned = dict(reversed(edit.items()))
+    assert score("exact", Action(name="editor", arguments=turned), Action(name="editor", arguments=edit)).value == 1.0
+    assert score("exact", bash("cd /testbed && ls"), bash("ls")).value == 1.0
+    assert score("exact", Action(name="think", arguments={"command": "ls"}), bash("ls")).value == 0.0

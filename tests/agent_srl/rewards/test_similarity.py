@@ -58,6 +58,7 @@ def test_a_thought_of_too_few_words_is_a_broken_format():
 
 def test_only_the_bare_call_is_compared():
     assert bare_call(BASH) == "python -m pytest tests/test_views.py -x -q"
+    assert bare_call(Action(name="execute_bash", arguments=BASH.arguments)) == bare_call(BASH)
     assert bare_call(EDIT) == "str_replace /testbed/a.py\na < b\na <= b\n"
     assert ratio("ls", bare_call(BASH)) < 0.15  # 0.68 with the wrapper
 

@@ -280,7 +280,10 @@ def _explain(error: ValidationError, source: str) -> str:
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        return f"unknown key {where!r} in the config {source}: see docs in `agent-srl train --help`"
+        section = Config.model_validate({})
+        for part in first["loc"][:-1]:
+            section = getattr(section, str(part))
+        return f"unknown key {where!r} in the config {source}: choose from {', '.join(type(section).model_fields)}"
     if first["type"] == "value_error":
         return f"config {source}: {first['ctx']['error']}"
     return f"config {source}: {where}: {first['msg']} (got {first.get('input')!r})"

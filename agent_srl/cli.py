@@ -79,6 +79,10 @@ def train(
     from agent_srl.run_folder import default_out
 
     _known_task(task)
+    if task == "math" and trajectories:
+        raise ConfigError("--trajectories is for --task swe; give math problems with --data FILE")
+    if task == "swe" and data:
+        raise ConfigError("--data is for --task math; give expert runs with --trajectories FILE")
     name = config or (f"{task}/trajectories" if trajectories else f"{task}/quickstart")
     given: dict[str, Any] = {"task": task, "method": method}
     given |= {"model.path": model} if model else {}
@@ -169,6 +173,9 @@ def main() -> None:
             errno.EISDIR,
             errno.ENOENT,
             errno.EEXIST,
+            errno.ENAMETOOLONG,
+            errno.ELOOP,
+            errno.EIO,
         ):
             raise
         _fail(f"{error.filename or 'output'}: {os.strerror(error.errno)}" + _way_out(error.errno))

@@ -16,11 +16,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from agent_srl.errors import ConfigError
 from agent_srl.rewards.kinds import REWARDS
 
+_NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
+"""What the parser raises; ValueError for a date that does not exist and for bytes that are no text."""
+
 
 class Strict(BaseModel):
-    """Refuses unknown keys."""
+    """Refuses unknown keys and numbers that are none."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 class ModelConfig(Strict):
@@ -113,7 +116,7 @@ class DataConfig(Strict):
 class RewardConfig(Strict):
     """What an action earns. A broken format is -1 whatever this says (paper, section 4.2)."""
 
-    weights: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = {"ratio": 1.0}
+    weights: dict[str, Annotated[float, Field(gt=0)]] = {"ratio": 1.0}
     """Kind -> weight of its value in the mean. `ratio`: the paper's. `structured`: tool, then target, then content."""
 
     @field_validator("weights")
@@ -135,6 +138,9 @@ class WarmupConfig(Strict):
     lr_warmup_steps: int = Field(5, ge=0)
 
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
 class TrainConfig(Strict):
     max_steps: int = Field(24, ge=0)
     groups: int = Field(6, ge=1)
@@ -145,7 +151,7 @@ class TrainConfig(Strict):
     max_new_tokens: int = Field(72, ge=1)
     lr: float = Field(3e-5, gt=0)
     lr_warmup_steps: int = Field(3, ge=0)
-    betas: tuple[float, float] = (0.9, 0.99)
+    betas: tuple[Beta, Beta] = (0.9, 0.99)
     weight_decay: float = Field(0.0, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
     clip_eps: float = Field(0.2, gt=0)
@@ -192,7 +198,7 @@ class Config(Strict):
 
     task: Literal["swe", "math"] = "swe"
     method: Literal["srl"] = "srl"
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**31)
     model: ModelConfig = ModelConfig()
     tasks: TasksConfig = TasksConfig()
     data: DataConfig = DataConfig()
@@ -215,7 +221,7 @@ def load_config(source: str, overrides: list[str], given: dict[str, Any] | None 
     Raises:
         ConfigError: no such file, not YAML, an unknown key, or a value out of range.
     """
-    data = _read_yaml(_find(source))
+    data = read_yaml(_find(source))
     for key, value in (given or {}).items():
         _set(data, key, value)
     for override in overrides:
@@ -245,10 +251,11 @@ def _find(source: str) -> Path:
     raise ConfigError(f"no config {source!r}: give a YAML file or one of: {names}")
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Keys and values of a YAML file. Raises ConfigError."""
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except _NOT_YAML as error:
         line = getattr(getattr(error, "problem_mark", None), "line", None)
         where = f" at line {line + 1}" if line is not None else ""
         raise ConfigError(f"{path} is not valid YAML{where}") from None
@@ -263,7 +270,7 @@ def _parse(override: str) -> tuple[str, Any]:
         raise ConfigError(f"--set {override!r}: write it as section.key=value, such as train.max_steps=10")
     try:
         return key, yaml.safe_load(value)
-    except yaml.YAMLError:
+    except _NOT_YAML:
         raise ConfigError(f"--set {override!r}: the value is not valid YAML; put quotes around it") from None
 
 

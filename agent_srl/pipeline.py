@@ -178,6 +178,8 @@ async def _episodes(policy: Any, prepared: Prepared, config: Config, out: Path, 
     """The trained model as an agent on held-out tasks, drawn once."""
     count = min(config.eval.episodes, len(prepared.eval_tasks))
     if not count:
+        if prepared.eval_tasks:
+            console.say("eval.episodes=0: the trained agent is driven on no task")
         return []
     tasks = random.Random(config.seed).sample(prepared.eval_tasks, count)
     environment = open_environment(tasks)
@@ -185,6 +187,7 @@ async def _episodes(policy: Any, prepared: Prepared, config: Config, out: Path, 
         solve = model_solver(
             environment,
             policy(str(out / "model")),
+            str(out / "model"),
             temperature=0.0,
             max_turns=config.eval.max_turns,
             seed=config.seed,

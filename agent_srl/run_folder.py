@@ -11,9 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from agent_srl.config import Config, dump_config
+from agent_srl.config import Config, dump_config, read_yaml
 from agent_srl.errors import ConfigError
 
 _PACKAGES = (
@@ -52,9 +50,19 @@ def open_run(out: Path, config: Config) -> None:
 
 
 def saved_config(out: Path) -> dict[str, Any] | None:
-    """The config of the run in `out`, if it holds one."""
+    """The config of the run in `out`, if it holds one. Raises ConfigError where the file is none of ours."""
     path = out / _CONFIG
-    return yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else None
+    if not path.exists():
+        return None
+    saved = read_yaml(path)
+    if saved.keys() != Config.model_fields.keys():
+        raise ConfigError(f"{path} is not the config of a run of this version: give another --out")
+    return saved
+
+
+def model_version(model: str) -> str:
+    """Tells a model from one that was trained longer in the same folder."""
+    return f"{model}@{max((p.stat().st_mtime_ns for p in Path(model).glob('*.safetensors')), default=0)}"
 
 
 def write_text(path: Path, text: str) -> None:

@@ -57,6 +57,10 @@ def good(tmp_path) -> Path:
         (("train", "--config", "no/such"), ("no config 'no/such'", "swe/quickstart")),
         (("train", "--set", "train.steps=3"), ("unknown key 'train.steps'",)),
         (("train", "--method", "magic"), ("method",)),
+        (("train", "--set", "train.max_steps=2026-13-45"), ("train.max_steps=2026-13-45", "YAML")),
+        (("train", "--set", "train.lr=.inf"), ("train.lr",)),
+        (("train", "--config", "x" * 300), ("File name too long",)),
+        (("train", "--task", "math", "--trajectories", "x.jsonl"), ("--data",)),
         (("train", "--trajectories", "missing.jsonl"), ("missing.jsonl",)),
         (("train", "--model", "./nowhere"), ("./nowhere", "folder")),
         (("train", "--model", "no-org/no-model-of-this-name"), ("no-org/no-model-of-this-name",)),
@@ -99,6 +103,14 @@ def test_a_broken_task_row_is_named_with_its_line(tmp_path):
     tasks = tmp_path / "tasks.jsonl"
     tasks.write_text('{"instance_id": "a", "problem_statement": "b"}\n{"instance_id": "c"}\n')
     refused(run("tasks", "validate", str(tasks)), f"{tasks}:2", "problem_statement")
+
+
+@pytest.mark.parametrize("text", ["- a", "plain", "a: [", "\xff"])
+def test_a_folder_whose_config_is_no_runs_is_named(text, good, tmp_path, tiny_model):
+    (tmp_path / "config.yaml").write_text(text, encoding="latin-1")
+    refused(
+        run("train", "--trajectories", str(good), "--model", str(tiny_model), "--out", str(tmp_path)), "config.yaml"
+    )
 
 
 def test_a_file_in_the_place_of_the_run_folder_is_not_touched(good, tmp_path, tiny_model):

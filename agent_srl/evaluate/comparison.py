@@ -23,7 +23,7 @@ from agent_srl.evaluate.steps import (
     score_policy,
 )
 from agent_srl.progress import Console
-from agent_srl.run_folder import write_text
+from agent_srl.run_folder import model_version, write_text
 from agent_srl.types import StepExample
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class Comparison:
         slug = re.sub(r"[^\w.=-]+", "-", name)
         cache = self.out / "eval" / f"{slug}.json"
         asked = {
-            "model": _version(folder),
+            "model": model_version(folder),
             "examples": [e.example_id for e in self.heldout],
             "samples": self.config.eval.samples,
             "greedy": self.config.eval.greedy,
@@ -123,11 +123,6 @@ class Comparison:
 
 def _cpu_seconds(metrics: Path) -> float:
     return sum(float(json.loads(line)["cpu_s"]) for line in metrics.read_text(encoding="utf-8").splitlines())
-
-
-def _version(model: str) -> str:
-    """Tells a model from one that was trained longer in the same folder."""
-    return f"{model}@{max((p.stat().st_mtime_ns for p in Path(model).glob('*.safetensors')), default=0)}"
 
 
 def _kept(cache: Path, asked: dict[str, Any]) -> Evaluation | None:

@@ -7,8 +7,10 @@ episodes. A second call with the same folder goes on where the first one stopped
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from agent_srl.data.formats import write_trajectories
@@ -16,24 +18,33 @@ from agent_srl.evaluate.report import resolve_summary
 from agent_srl.policy import Policy
 from agent_srl.progress import Console
 from agent_srl.rollout.episodes import Episode, run_episode
-from agent_srl.run_folder import write_text
+from agent_srl.run_folder import model_version, write_text
 from env_server.client import Environment
 from env_server.schema import Task, Trajectory, Verdict
 
-Solve = Callable[[Task], Awaitable[Episode]]
+
+@dataclass(frozen=True)
+class Solver:
+    """Someone who answers tasks."""
+
+    solve: Callable[[Task], Awaitable[Episode]]
+    identity: str
+    """Who answers, and how: kept episodes of another one are not taken for this one's."""
 
 
-def model_solver(env: Environment, policy: Policy, *, temperature: float, max_turns: int, seed: int) -> Solve:
-    """The model as a multi-turn agent."""
+def model_solver(
+    env: Environment, policy: Policy, model: str, *, temperature: float, max_turns: int, seed: int
+) -> Solver:
+    """The model, loaded from `model`, as a multi-turn agent."""
 
     async def solve(task: Task) -> Episode:
         sampling = policy.sampling(temperature, seed * 1000)
         return await run_episode(env, task.public(), policy.engine, policy.builder, sampling, max_turns)
 
-    return solve
+    return Solver(solve, f"{model_version(model)} temperature={temperature} max_turns={max_turns} seed={seed}")
 
 
-def patch_solver(env: Environment, *, gold: bool) -> Solve:
+def patch_solver(env: Environment, *, gold: bool) -> Solver:
     """The gold patch (for math the reference answer) or nothing, in place of a model: checks the machine."""
 
     async def solve(task: Task) -> Episode:
@@ -51,26 +62,26 @@ def patch_solver(env: Environment, *, gold: bool) -> Solve:
         )
         return Episode(trajectory, verdict)
 
-    return solve
+    return Solver(solve, "gold" if gold else "empty")
 
 
 async def evaluate(
-    tasks: list[Task], solve: Solve, out: Path, name: str, workers: int, console: Console
+    tasks: list[Task], solver: Solver, out: Path, name: str, workers: int, console: Console
 ) -> list[Verdict]:
-    """Verdicts in the order of `tasks`. Masked ones are tried again by the next call with the same `out`."""
+    """Verdicts in the order of `tasks`. Masked ones are tried again by the next call with the same `out`, and so are
+    those of another policy or another row."""
     folder = out / "instances"
     limit = asyncio.Semaphore(workers)
 
     async def one(task: Task) -> Episode:
         path = folder / f"{task.instance_id.replace('/', '_')}.json"
-        found = _finished(path)
+        asked = {"solver": solver.identity, "row": hashlib.sha256(task.model_dump_json().encode()).hexdigest()}
+        found = _finished(path, asked)
         if found is None:
             async with limit:
-                found = await solve(task)
-            write_text(
-                path,
-                json.dumps({"trajectory": found.trajectory.model_dump(), "verdict": found.verdict.model_dump()}),
-            )
+                found = await solver.solve(task)
+            kept = {"trajectory": found.trajectory.model_dump(), "verdict": found.verdict.model_dump()}
+            write_text(path, json.dumps(asked | kept))
         tick()
         return found
 
@@ -80,10 +91,12 @@ async def evaluate(
     return [e.verdict for e in episodes]
 
 
-def _finished(path: Path) -> Episode | None:
+def _finished(path: Path, asked: dict[str, str]) -> Episode | None:
     if not path.exists():
         return None
     saved = json.loads(path.read_text(encoding="utf-8"))
+    if any(saved.get(key) != value for key, value in asked.items()):
+        return None
     verdict = Verdict.model_validate(saved["verdict"])
     return None if verdict.reward is None else Episode(Trajectory.model_validate(saved["trajectory"]), verdict)
 

@@ -10,7 +10,7 @@ from agent_srl.config import Config
 from agent_srl.data.prepare import read_all
 from agent_srl.errors import DataError
 from agent_srl.evaluate.comparison import Comparison
-from agent_srl.evaluate.episodes import Solve, evaluate, model_solver, patch_solver
+from agent_srl.evaluate.episodes import Solver, evaluate, model_solver, patch_solver
 from agent_srl.evaluate.report import report, resolve_summary
 from agent_srl.evaluate.stats import bootstrap
 from agent_srl.evaluate.steps import choose
@@ -50,10 +50,11 @@ async def evaluate_run(
     policy = load_policy(source.model, config) if source.model else None
     environment: Environment = EnvClient(url) if url else open_environment(rows, sandbox)
 
-    def solver(temperature: float, seed: int) -> Solve:
+    def solver(temperature: float, seed: int) -> Solver:
         if policy is None:
             return patch_solver(environment, gold=source.patches == "gold")
-        return model_solver(environment, policy, temperature=temperature, max_turns=config.eval.max_turns, seed=seed)
+        turns = config.eval.max_turns
+        return model_solver(environment, policy, source.model, temperature=temperature, max_turns=turns, seed=seed)
 
     name = source.patches or source.model
     workers = config.eval.workers

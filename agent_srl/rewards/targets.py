@@ -21,8 +21,10 @@ WRONG_LINES = 0.2
 """What the right path with lines far away is worth."""
 _MAX_TARGETS = 24
 _ROOTS = re.compile(
-    r"^/(?:testbed|repo|repos|app|src|code|project|mnt/repo|workspace/[^/]+|workspace|[\w.-]+__[\w.-]+)(?=/|$)"
+    r"^/(?:testbed|repo|repos|app|src|code|project|mnt/repo|[\w.-]+__[\w.-]+"
+    r"|workspace/[\w.+-]+(?=/)|workspace/(?![\w.+-]*\.[A-Za-z]\w*$)[\w.+-]+|workspace)(?=/|$)"
 )
+"""Below `/workspace`, a name with a suffix is a file unless a slash follows it."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +52,9 @@ def normalise(path: str, folder: str = "") -> str:
         return ""
     if not path.startswith(("/", "~")):
         path = posixpath.join(folder, path)
-    path = posixpath.normpath(path)
-    stripped = _ROOTS.sub("", path)
-    return (stripped.lstrip("/") or ".") if stripped != path else path
+    plain = posixpath.normpath(path)
+    stripped = _ROOTS.sub("", f"{plain}/" if path.endswith("/") else plain)
+    return plain if plain in (stripped, stripped[:-1]) else stripped.strip("/") or "."
 
 
 def targets_similarity(left: Sequence[Target], right: Sequence[Target]) -> float:

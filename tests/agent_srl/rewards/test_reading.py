@@ -172,6 +172,23 @@ def test_paths_of_one_file_are_one(path):
     assert normalise(path) == "pkg/a.py"
 
 
+@pytest.mark.parametrize(
+    "path", ["/testbed", "/workspace/", "/workspace", "/workspace/a__b__3.1", "/workspace/three.js/", "./"]
+)
+def test_roots_are_one(path):
+    assert normalise(path) == "."
+
+
+@pytest.mark.parametrize("name", ["a.py", ".git", "setup.cfg", "*", "x__y.py"])
+def test_what_lies_in_the_workspace_is_not_the_root(name):
+    assert normalise(f"/workspace/{name}") == name
+
+
+@pytest.mark.parametrize("path", ["/usr/lib", "src/lib", "..", "~"])
+def test_a_slash_at_the_end_changes_nothing_elsewhere(path):
+    assert normalise(path) == normalise(f"{path}/") == path
+
+
 def test_another_file_is_worth_less_than_other_lines_of_the_right_one():
     assert path_similarity("pkg/a.py", "pkg/b.py") < 0.15 < path_similarity("pkg", "pkg/a.py") < 1
     far = lines_similarity(Target("a", 1, 10), Target("a", 500, 510))

@@ -41,6 +41,15 @@ LONG_NEW = (
     + "\n        if 0 <= key <= limit:\n            go()"
 )
 LONG = replace(OLD, LONG_NEW)
+TWICE = "def f(x):\n    if x:\n        return x\n    return None\n\ndef g(x):\n    check(x)\n    return None\n"
+FIRST, SECOND = TWICE.replace("None", "0", 1), "0".join(TWICE.rsplit("None", 1))
+DOCS = 'text = """\n# {}\n"""\nx = {}\n'
+
+
+def window(text: str) -> Action:
+    return bash(f"edit 1:3\n{text}\nend_of_edit")
+
+
 RANKED = {
     "equivalent above wrong file": ("pytest a.py -q", ["python -m pytest a.py -q", "pytest b.py -q"]),
     "lines: near, far, other file": (
@@ -67,6 +76,23 @@ RANKED = {
     "a remark that is the change": (
         replace("x = 1  # one\n", "x = 1  # 1\n"),
         [replace("x = 1  # one\n", "x = 1  # 1\n"), replace("x = 1  # one\n", "x = 1  # two\n")],
+    ),
+    "a remark in a stub above another sign": (
+        replace("x: int\n", "x: int\ny: str\n", "a.pyi"),
+        [replace("x: int\n", "x: int\n# why\ny: str\n", "a.pyi"), replace("x: int\n", "x: int\ny: int\n", "a.pyi")],
+    ),
+    "the same change in another function": (
+        replace(TWICE, FIRST),
+        [
+            replace(TWICE, TWICE.replace("    return None", "    return 0\n    # so", 1)),
+            replace("        return x\n    return None", "        return x\n    return 0"),
+            replace(TWICE, TWICE.replace("None", "0")),
+            replace(TWICE, SECOND),
+        ],
+    ),
+    "one file is not the repository": (
+        "rm /workspace/repro.py",
+        ["cd /workspace && rm repro.py", "rm /workspace/b.py", "rm -rf ."],
     ),
     "the whole above a part": (EDIT, [replace(OLD, NEW + "\n"), replace(OLD, NEW[:100]), replace(OLD, NEW[:40])]),
     "broken indentation": (EDIT, [EDIT, replace(OLD, NEW.replace("\n        ret", "\n    ret")), replace(OLD, WRONG)]),
@@ -109,6 +135,44 @@ def test_actions_are_ranked_as_an_engineer_would(name):
     expert, candidates = RANKED[name]
     values = [value(candidate, expert) for candidate in candidates]
     assert all(a > b for a, b in pairwise(values)), values
+
+
+@pytest.mark.parametrize(
+    ("candidate", "expert"),
+    [
+        (window("#define N 2"), window("#define N 3")),
+        (window("#include <b>"), window("#include <a>")),
+        (replace("x", "y=${#b}", "a.sh"), replace("x", "y=${#a}", "a.sh")),
+        (replace("x: y", "x: http://x#b", "a.yml"), replace("x: y", "x: http://x#a", "a.yml")),
+        (replace("x", "y = a //b", "a.js"), replace("x", "y = a //c", "a.js")),
+        (replace(DOCS.format("A", 1), DOCS.format("B", 2)), replace(DOCS.format("A", 1), DOCS.format("C", 2))),
+        (replace("# A\n'''\nx = 1", "# B\n'''\nx = 2"), replace("# A\n'''\nx = 1", "# C\n'''\nx = 2")),
+        ("cat /workspace/b.py", "cat /workspace/a.py"),
+    ],
+)
+def test_what_only_looks_like_a_remark_or_a_root_is_told_apart(candidate, expert):
+    assert value(candidate, expert) < 0.85
+
+
+@pytest.mark.parametrize(
+    ("narrow", "wide"),
+    [
+        (("import os", "import os\nimport sys"), ("import os\nx = 1", "import os\nimport sys\nx = 1")),
+        (("x = 1", "import sys\nx = 1"), ("import os\n\nx = 1", "import os\n\nimport sys\nx = 1")),
+        (("f()\ng()", "f()"), ("f()\ng()\n\nh()", "f()\n\nh()")),
+        (("check(x)\n    return None", "check(x)\n    return 0"), (TWICE, SECOND)),
+    ],
+)
+@pytest.mark.parametrize("path", ["a.py", "a.js"])
+def test_more_context_is_the_same_edit(narrow, wide, path):
+    assert value(replace(*narrow, path), replace(*wide, path)) > 0.93
+    assert value(replace(*wide, path), replace(*narrow, path)) > 0.93
+
+
+def test_what_is_quoted_above_the_place_makes_no_direction():
+    """Lines above the other quote are not lines counted from the end."""
+    near, far = replace("c\nd\ne", "c\nx\ne"), replace("a\nb\nc\nd", "a\nz\nc\nd")
+    assert value(near, far) == pytest.approx(value(far, near), abs=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -43,11 +43,12 @@ _BRACED = (
     ".html",
 )
 _PYTHON = (".py", ".pyi")
-_REMARK = re.compile(
-    r"""(\"{3}(?:\\[\s\S]|[^\\])*?\"{3}|'{3}(?:\\[\s\S]|[^\\])*?'{3}|'(?:\\.|[^'\\\n])*'|"(?:\\.|[^"\\\n])*")"""
-    r"|(?<!\S)#.*"
+_STRING = r"""(\"{3}(?:\\[\s\S]|[^\\])*?\"{3}|'{3}(?:\\[\s\S]|[^\\])*?'{3}|'(?:\\.|[^'\\\n])*'|"(?:\\.|[^"\\\n])*")"""
+_REMARK, _SPACED_REMARK = (
+    re.compile(_STRING + r"|(?<!\S)#.*"),
+    re.compile(_STRING + r"|(?<!\S)#(?: .*|$)", re.MULTILINE),
 )
-"""A string, which is kept, or a remark to the end of the line."""
+"""A string, which is kept, or a remark to the end of the line; `#include` and `#define` are no spaced ones."""
 
 
 def is_indented(path: str) -> bool:
@@ -66,14 +67,16 @@ def edit_similarity(left: Change, right: Change, path: str) -> tuple[float, floa
 
 
 def without_comments(change: Change, path: str) -> Change:
-    """The same change of the same Python code, remarks left out.
+    """The same change of the same Python code, remarks left out; where no path tells the language, spaced ones alone.
 
     Kept as it is: any other language, where `#` may be code, and a piece of a longer string in triple quotes.
     """
     texts = (change.old or "", change.new)
-    if not path.endswith(_PYTHON) or any(text.count(mark) % 2 for text in texts for mark in ('"""', "'''")):
+    other = bool(path) and not path.endswith(_PYTHON)
+    if other or any(text.count(mark) % 2 for text in texts for mark in ('"""', "'''")):
         return change
-    old, new = (_REMARK.sub(lambda found: found[1] or "", text) for text in texts)
+    remark = _REMARK if path else _SPACED_REMARK
+    old, new = (remark.sub(lambda found: found[1] or "", text) for text in texts)
     return replace(change, old=None if change.old is None else old, new=new)
 
 

@@ -18,9 +18,11 @@ _TASKS = (
     re.compile(
         r"^-+ NEW TASK DESCRIPTION -+$(?P<task>.*?)^-+ END OF NEW TASK DESCRIPTION -+$", re.DOTALL | re.MULTILINE
     ),
+    re.compile(r"\APlease solve this issue: (?P<task>.*?)\n\nYou can execute bash commands and edit files", re.DOTALL),
     re.compile(r"^ISSUE:[ \t]*\n(?P<task>.*?)\n\s*INSTRUCTIONS:", re.DOTALL | re.MULTILINE),
 )
-"""The task inside the harness's instructions: mini-swe-agent, SWE-agent 1.x, OpenHands, SWE-agent 0.x."""
+"""The task inside the harness's instructions: mini-swe-agent on SWE-bench, SWE-agent 1.x, OpenHands, mini-swe-agent
+by default, SWE-agent 0.x."""
 _INSTANCE_AT_END = re.compile(r"(?:\A|_)([A-Za-z0-9.-]+__[A-Za-z0-9.-]+-\d+)\Z")
 _SUFFIXES = (".gz", ".json", ".jsonl", ".ndjson", ".traj", ".parquet", ".atif", ".trajectory")
 
@@ -87,11 +89,13 @@ def problem_in(record: dict[str, Any], messages: list[Message]) -> str:
         if isinstance(place.get("problem_statement"), str) and place["problem_statement"].strip():
             return str(place["problem_statement"])
     first = next((i for i, m in enumerate(messages) if m.role == "assistant"), len(messages))
-    asked = [m.text for m in messages[:first] if m.role == "user" and m.text.strip()]
-    asked = asked or [m.text for m in messages if m.role == "user" and m.text.strip()][:1]
-    if not asked:
+    said = [(i, m.text) for i, m in enumerate(messages) if m.role == "user" and m.text.strip() and not m.complains]
+    asked = [text for i, text in said if i < first] or [text for _, text in said[:1]]
+    told = [m.text for m in messages if m.role == "system"]
+    task = next((task for text in asked or told if (task := _task_in(text))), asked[-1].strip() if asked else "")
+    if not task:
         raise ValueError("no user message, so no task")
-    return next((task for text in asked if (task := _task_in(text))), asked[-1].strip())
+    return task
 
 
 def _task_in(text: str) -> str:

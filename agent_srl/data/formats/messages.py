@@ -2,12 +2,13 @@
 
 Dialects: OpenAI chat (tool calls, the older `function_call`, lists of content parts, answers of the Responses API),
 Anthropic content blocks, ShareGPT (`from`, `value`), nebius (`role`, `text`). What follows a reply up to the next one
-is its answer.
+is its answer. mini-swe-agent 2 keeps a reply that it refused only inside its complaint: it is put back before it.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -27,6 +28,14 @@ ROLES: dict[str, Role] = {
     "function_response": "tool",
 }
 """Every other role is a user's, but for `exit`, by which mini-swe-agent ends."""
+
+
+_COMPLAINT = re.compile(
+    r"\A\s*(?:Please always provide EXACTLY ONE|Your output was not formatted correctly|Format error:|Tool call error:"
+    r"|Your previous response reached the output token limit)"
+)
+_NEW_TASK = "UserNewTask"
+"""The one interruption of mini-swe-agent that blames nothing: a further task after a run that was handed in."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +58,13 @@ class Message:
     answers: tuple[str, ...] = ()
     untrained: bool = False
     """The source says that this reply must not be learnt from (`weight: 0`, as in OpenAI's fine-tuning files)."""
+    interrupts: bool = False
+    """The harness or its user stopped the reply before it (mini-swe-agent's `interrupt_type`)."""
+
+    @property
+    def complains(self) -> bool:
+        """Says that a reply was refused, so it is neither a task nor what a tool said."""
+        return self.interrupts or bool(_COMPLAINT.match(self.text))
 
 
 @dataclass(frozen=True)
@@ -121,6 +137,10 @@ def _read(item: dict[str, Any]) -> Iterator[Message]:
     if name == "exit":
         return
     role = ROLES.get(name, "user")
+    extra = item.get("extra")
+    interruption = extra.get("interrupt_type") if isinstance(extra, dict) else None
+    if interruption == "FormatError":
+        yield _refused(extra)
     content = next((item[key] for key in ("content", "value", "text", "system_prompt") if item.get(key)), None)
     if role == "assistant":
         yield _reply(item, content)
@@ -131,7 +151,12 @@ def _read(item: dict[str, Any]) -> Iterator[Message]:
             yield Message("tool", plain_text(part.get("content")), answers=_ids(part.get("tool_use_id")))
     text = plain_text(content)
     if text or not parts:
-        yield Message(role, text, answers=_ids(item.get("tool_call_ids", item.get("tool_call_id"))))
+        yield Message(
+            role,
+            text,
+            answers=_ids(item.get("tool_call_ids", item.get("tool_call_id"))),
+            interrupts=interruption not in (None, _NEW_TASK),
+        )
 
 
 def _reply(item: dict[str, Any], content: Any) -> Message:
@@ -162,6 +187,18 @@ def _response(item: dict[str, Any]) -> Message:
         plain_text(part.get("content", part.get("summary"))) for part in output if part.get("type") != "function_call"
     ]
     return Message("assistant", "\n\n".join(text.strip() for text in said if text.strip()), calls)
+
+
+def _refused(extra: dict[str, Any]) -> Message:
+    """The reply inside a complaint; without text or calls where it was kept in no form that can be read."""
+    response = extra.get("response")
+    if isinstance(response, dict) and response.get("object") == "response":
+        return _response(response)
+    choices = _list(response.get("choices")) if isinstance(response, dict) else []
+    reply = choices[0].get("message") if choices and isinstance(choices[0], dict) else None
+    if isinstance(reply, dict):
+        return _reply(reply, reply.get("content"))
+    return Message("assistant", plain_text(extra.get("model_response")).strip())
 
 
 def _part_text(part: Any) -> str:

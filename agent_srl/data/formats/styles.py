@@ -25,9 +25,6 @@ _TAG = re.compile(r"<(execute_bash|execute_ipython|execute_browse|execute|comman
 _JSON_CALL = re.compile(r"<tool_call>\s*(\{.*?\})\s*</tool_call>", re.DOTALL)
 _ERROR = re.compile(r"\A\s*(?:Exit due to|Exited \()")
 """What SWE-agent writes in the place of a reply when a run ends early."""
-_REFUSAL = re.compile(
-    r"\A\s*(?:Please always provide EXACTLY ONE|Your output was not formatted correctly|Format error:)"
-)
 
 
 @dataclass(frozen=True)
@@ -47,9 +44,9 @@ def read_tool_calls(turn: Turn) -> Reply:
     return _checked(turn, turn.reply.text.strip(), turn.reply.calls)
 
 
-def bash_blocks(fence: str) -> Style:
-    """mini-swe-agent's text modes: exactly one block, fenced with the word `fence`."""
-    pattern = re.compile(rf"```{fence}\s*\n(.*?)\n```", re.DOTALL)
+def bash_blocks(pattern: str) -> Style:
+    """mini-swe-agent's text modes: exactly one block, which the harness finds by `pattern`."""
+    pattern = re.compile(pattern, re.DOTALL)
 
     def read(turn: Turn) -> Reply:
         text = turn.reply.text
@@ -112,24 +109,26 @@ def shell_call(command: str) -> Call:
 
 
 def choose_style(messages: list[Message]) -> str:
-    """The name of the style in which most replies hold a call; `chat` if there are native calls, or if none is in the
-    style of at least half of the replies: code in an answer is no action."""
+    """The name of the style in which most replies hold a call, at least half: code in an answer is no action.
+
+    A mark that means nothing else is enough once. `chat` if there are native calls, or no style is found.
+    """
     replies = [message for message in messages if message.role == "assistant"]
     if any(message.calls for message in replies):
         return "chat"
     counts = {name: sum(bool(mark(m.text)) for m in replies) for name, mark in _MARKS.items()}
-    best = max(counts, key=lambda name: counts[name])
-    return best if counts[best] and 2 * counts[best] >= len(replies) else "chat"
+    enough = [name for name, n in counts.items() if n and (name in _UNMISTAKABLE or 2 * n >= len(replies))]
+    return max(enough, key=lambda name: counts[name], default="chat")
 
 
 def _checked(turn: Turn, thought: str, calls: tuple[Call, ...], rejected: str = "") -> Reply:
     """The reply with the reason why it is no target, the most telling one first."""
-    answer = turn.answers[0].text if turn.answers else ""
+    refused = any(answer.interrupts for answer in turn.answers) or any(a.complains for a in turn.answers[:1])
     if not calls:
         rejected = ERROR_TURN if _ERROR.match(turn.reply.text) else NO_ACTION
     elif turn.reply.untrained:
         rejected = "weight 0"
-    elif not rejected and _REFUSAL.match(answer):
+    elif not rejected and refused:
         rejected = REFUSED
     return Reply(thought, calls, rejected)
 
@@ -169,17 +168,20 @@ _MARKS: dict[str, Callable[[str], object]] = {
     "hermes": re.compile(r"<tool_call>\s*\{").search,
     "codeact": _TAG.search,
     "mini-swe-agent-v2-text": re.compile(r"```mswea_bash_command\s*\n").search,
+    "mini-swe-agent-v2-xml": re.compile(r"<mswea_bash_command>").search,
     "mini-swe-agent-v1": re.compile(r"```bash\s*\n").search,
     "swe-smith-ticks": _bare_block,
 }
 """In the order in which a tie is decided: a fence inside an argument is no action."""
+_UNMISTAKABLE = ("swe-smith-xml", "mini-swe-agent-v2-text", "mini-swe-agent-v2-xml")
 
 STYLES: dict[str, Style] = {
     "chat": read_tool_calls,
     "swe-smith-xml": read_xml,
     "hermes": read_json_calls,
     "codeact": read_tags,
-    "mini-swe-agent-v2-text": bash_blocks("mswea_bash_command"),
-    "mini-swe-agent-v1": bash_blocks("bash"),
+    "mini-swe-agent-v2-text": bash_blocks(r"```mswea_bash_command\s*\n(.*?)\n```"),
+    "mini-swe-agent-v2-xml": bash_blocks(r"<mswea_bash_command>(.*?)</mswea_bash_command>"),
+    "mini-swe-agent-v1": bash_blocks(r"```bash\s*\n(.*?)\n```"),
     "swe-smith-ticks": read_fenced,
 }

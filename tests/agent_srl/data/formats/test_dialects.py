@@ -237,3 +237,12 @@ def test_records_that_are_no_trajectory_are_named(tmp_path):
     path.write_text("".join(json.dumps(row) + "\n" for row in bad))
     found = list(read_records(path))
     assert len(found) == len(bad) and all(isinstance(r, Rejected) and r.reason for r in found)
+
+
+def test_a_call_that_cannot_be_mistaken_is_enough_once():
+    """A run of many words and one call is still a run of that harness; a fence among many answers is none."""
+    words = [said("hm"), {"role": "user", "content": "Go on."}] * 4
+    call_, fence = "<function=run>\n<parameter=command>ls</parameter>\n</function>", "```bash\nls\n```"
+    for block in ("<mswea_bash_command>ls</mswea_bash_command>", "```mswea_bash_command\nls\n```", call_):
+        assert [s.is_target for s in read(chat(*words, said(block))).steps] == [False] * 4 + [True]
+    assert detect(chat(*words, said(fence))) == "chat"

@@ -4,7 +4,7 @@ A turn is a step of ATIF, its parallel calls are the step's `tool_calls`. Token 
 of their own (`metrics`). Ours under `extra`: of the trajectory `instance_id`, `repo`, `source`, `resolved`, `patch`,
 `reward`, `failure`; of a step (for a further call: of the call) `rejected`, `reward`. Reading back what was written
 gives the same trajectory. Other tools' files are read too: copied context and dispatches without a model are never
-targets.
+targets; what Harbor converted from mini-swe-agent is cleaned as that run's own file would be.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from agent_srl import __version__
+from agent_srl.data.formats import mini
 from agent_srl.data.formats.identity import (
     Origin,
     instance_of,
@@ -22,12 +23,14 @@ from agent_srl.data.formats.identity import (
     resolved_in,
     reward_in,
 )
-from agent_srl.data.formats.messages import Call, Message, plain_text, read_arguments
+from agent_srl.data.formats.messages import Call, Message, Turn, plain_text, read_arguments
 from agent_srl.data.formats.steps import make_step
+from agent_srl.data.formats.styles import STYLES, Style, choose_style
 from env_server.schema import NO_ACTION, Failure, Step, Trajectory
 
 NAME = "atif"
 SCHEMA = "ATIF-v1.8"
+MINI = "mini-swe-agent"
 COPIED = "copied context"
 NO_MODEL = "no model call"
 
@@ -80,7 +83,7 @@ def read_atif(record: dict[str, Any], origin: Origin) -> Trajectory:
         instance_id=instance_id,
         repo=str(extra["repo"]) if ours else repo_in(extra, instance_id),
         problem_statement=_text(raw[0]) if ours else problem_in(extra, _asked(raw)),
-        steps=list(_read_steps(raw, ours)),
+        steps=list(_read_steps(raw, ours)) if ours or agent.get("name") != MINI else _read_mini(raw),
         source=str(extra["source"]) if ours else "/".join([NAME, *named]),
         resolved=resolved_in(extra),
         patch=plain_text(extra.get("patch")),
@@ -136,6 +139,31 @@ def _read_steps(raw: list[dict[str, Any]], ours: bool) -> Iterator[Step]:
         yield last
 
 
+def _read_mini(raw: list[dict[str, Any]]) -> list[Step]:
+    style = choose_style([message for message in _asked(raw) if message.role == "assistant"])
+    read = STYLES[style if style in mini.NAMES else "chat"]
+    own = [_as_mini_meant(step, read) if step.get("source") == "agent" else step for step in raw]
+    return mini.end_by_submit(_read_steps(own, ours=False))
+
+
+def _as_mini_meant(raw: dict[str, Any], read: Style) -> dict[str, Any]:
+    """A step with clean answers and its command as a call. Harbor drops refused replies, so their complaints go too."""
+    answers = [Message("tool", plain_text(result.get("content"))) for result in _results(raw)]
+    results = [
+        result | {"content": mini.clean(answer.text)}
+        for result, answer in zip(_results(raw), answers, strict=True)
+        if not answer.complains
+    ]
+    step = raw | {"observation": {"results": results}}
+    reply = read(Turn(Message("assistant", _text(raw)), ()))
+    if raw.get("tool_calls") or not reply.calls:
+        return step
+    calls = [{"function_name": call.name, "arguments": call.arguments} for call in reply.calls]
+    reasoning = "" if _repeats(raw) else raw.get("reasoning_content")
+    extra = {"rejected": reply.rejected} | _dict(raw.get("extra"))
+    return step | {"message": reply.thought, "reasoning_content": reasoning, "tool_calls": calls, "extra": extra}
+
+
 def _read_turn(raw: dict[str, Any], ours: bool) -> Iterator[Step]:
     extra, metrics = _dict(raw.get("extra")), _dict(raw.get("metrics"))
     recorded = {mine: metrics.get(theirs) for mine, theirs in _TOKENS.items()} | {"reward": reward_in(extra)}
@@ -165,9 +193,15 @@ def _step(values: dict[str, Any], recorded: dict[str, Any]) -> Step:
 
 
 def _answers(raw: dict[str, Any], calls: list[dict[str, Any]]) -> list[str]:
-    """What came back for each call, by id; a result of no call belongs to the last one."""
+    """What came back for each call: by id, in order if none has one and each call has a result. What is left belongs to
+    the last call."""
     texts: list[list[str]] = [[] for _ in calls]
-    for result in _results(raw):
+    results = _results(raw)
+    if len(results) >= len(calls) and all(result.get("source_call_id") is None for result in results):
+        contents = _contents(raw)
+        last = len(calls) - 1
+        return [*contents[:last], "\n".join(contents[last:])]
+    for result in results:
         named = [i for i, call in enumerate(calls) if call.get("tool_call_id") == result.get("source_call_id")]
         at = next((i for i in named if not texts[i]), named[-1] if named else -1)
         texts[at].append(plain_text(result.get("content")))
@@ -188,8 +222,13 @@ def _asked(raw: list[dict[str, Any]]) -> list[Message]:
 
 
 def _thought(raw: dict[str, Any]) -> str:
-    reasoning = plain_text(raw.get("reasoning_content"))
-    return "\n\n".join([reasoning, _text(raw)] if reasoning and _text(raw) else [reasoning or _text(raw)])
+    reasoning = "" if _repeats(raw) else plain_text(raw.get("reasoning_content"))
+    return "\n\n".join(filter(None, [reasoning, _text(raw)]))
+
+
+def _repeats(raw: dict[str, Any]) -> bool:
+    """Harbor's converters write a message a second time as its reasoning."""
+    return plain_text(raw.get("reasoning_content")).strip() == _text(raw).strip()
 
 
 def _text(raw: dict[str, Any]) -> str:

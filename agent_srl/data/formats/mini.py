@@ -52,8 +52,10 @@ def clean(answer: str) -> str:
     found = _OUTPUT.search(answer)
     if elided:
         output = _cut(elided[1], elided[2], elided[3])
+    elif found:
+        output = found[1]
     else:
-        output = found[1] if found else _RETURN_CODE.sub("", answer).strip()
+        output = _RETURN_CODE.sub("", answer).strip() if _RETURN_CODE.match(answer) else answer
     if _TIMED_OUT.match(answer):
         return f"{output}\n(the command was killed: it took too long)".lstrip("\n")
     code = _RETURN_CODE.match(answer)

@@ -175,3 +175,67 @@ def test_an_argument_that_would_end_the_xml_is_refused_or_left_out(tmp_path):
         write_trajectories(tmp_path / "t.jsonl", [breaks], "swe-smith-xml")
     left_out = write_trajectories(tmp_path / "t.jsonl", [breaks, RUN], "swe-smith-xml", strict=False)
     assert len(left_out) == 1 and len(read_trajectories(tmp_path / "t.jsonl")[0]) == 1
+
+
+def harbor(*steps: dict[str, Any], name: str = "mini-swe-agent") -> dict[str, Any]:
+    """As Harbor's converter writes a run of mini-swe-agent: results without ids, complaints among them."""
+    turns = [{"source": "agent", "llm_call_count": 1, **step} for step in steps]
+    task = {"source": "user", "message": "<pr_description>It breaks.</pr_description>"}
+    return {"schema_version": "ATIF-v1.6", "agent": {"name": name}, "steps": [task, *turns]}
+
+
+def shown(*contents: str) -> dict[str, Any]:
+    return {"results": [{"content": content} for content in contents]}
+
+
+def bash(command: str) -> dict[str, Any]:
+    return {"tool_call_id": command, "function_name": "bash", "arguments": {"command": command}}
+
+
+END = "echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT && cat patch"
+JSON = '{\n  "returncode": 1,\n  "output": "no\\n"\n}'
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [
+            {"message": "t", "reasoning_content": "t", "tool_calls": [bash("ls")], "observation": shown(JSON, "{c}")},
+            {"message": "", "tool_calls": [bash(END)]},
+        ],
+        [
+            {"message": "t\n<mswea_bash_command>ls</mswea_bash_command>", "observation": shown(JSON, "{c}")},
+            {"message": f"<mswea_bash_command>{END}</mswea_bash_command>"},
+        ],
+    ],
+    ids=["calls", "text"],
+)
+@pytest.mark.parametrize(
+    "complaint", ["Tool call error:\n\n<error>", "Your previous response reached the output token limit"]
+)
+def test_what_harbor_made_of_mini_swe_agent_reads_as_the_run_itself(steps, complaint):
+    record = json.loads(json.dumps(harbor(*steps)).replace("{c}", json.dumps(complaint)[1:-1]))
+    assert again(record).steps == [
+        Step(thought="t", action=Action(name="bash", arguments={"command": "ls"}), observation="no\n(exit code 1)"),
+        Step(action=Action(name="submit")),
+    ]
+
+
+def test_parallel_calls_that_harbor_left_without_ids_get_their_own_results():
+    record = harbor({"message": "t", "tool_calls": [bash("a"), bash("b")], "observation": shown("1", "2")})
+    assert [step.observation for step in again(record).steps] == ["1", "2"]
+
+
+def test_our_own_files_of_mini_swe_agent_are_taken_as_they_stand():
+    action = Action(name="bash", arguments={"command": END})
+    run = small(Step(action=action, observation=JSON)).model_copy(update={"source": "mini-swe-agent"})
+    assert again(WRITERS["atif"](run)) == run
+
+
+def test_a_task_in_a_system_step_is_enough_and_none_is_refused_clearly():
+    record = harbor({"message": "t", "tool_calls": [bash("ls")]}, name="swe-agent")
+    record["steps"][0]["source"] = "system"
+    assert again(record).problem_statement == "It breaks."
+    record["steps"][0]["message"] = "You are an agent."
+    with pytest.raises(ValueError, match="no task"):
+        again(record)

@@ -1,8 +1,10 @@
 """What is in a file of trajectories: counts, lengths, rejected steps, duplicates, benchmark instances.
 
-It reads, masks and leaves out by the same code as training (`formats`, `curate`), so what it says is what training
-does. Targets and rejected steps add up to the steps; turns are fewer where a turn held several calls. Records are
-looked at one by one and let go, so that a file may be larger than memory.
+It reads, masks and leaves out by the same code as training (`formats`, `curate`). Training then also drops replies that
+are too long for its budget of tokens or whose exact text cannot be rendered, which only its tokenizer can tell.
+
+Targets and rejected steps add up to the steps; turns are fewer where a turn held several calls. Records are looked at
+one by one and let go, so that a file may be larger than memory.
 """
 
 from __future__ import annotations

@@ -85,7 +85,7 @@ def _counts(facts: dict[str, Any]) -> Table:
         ("first words", _listed(facts["first_words"])),
         ("duplicates", f"{facts['duplicates']['trajectories']:,} trajectories"),
         ("records skipped", f"{skipped:,}"),
-        ("training sees", f"{training['trajectories']:,} trajectories, {training['targets']:,} targets"),
+        ("training sees at most", f"{training['trajectories']:,} trajectories, {training['targets']:,} targets"),
     )
     for name, value in rows:
         table.add_row(name, Text(value))

@@ -95,7 +95,10 @@ def inspect(
     max_thought_chars: Annotated[int, typer.Option(help="Longer thoughts are outliers; 0: no limit.", min=0)] = 0,
     max_action_chars: Annotated[int, typer.Option(help="Longer actions are outliers; 0: no limit.", min=0)] = 0,
 ) -> None:
-    """Say what is in trajectories of any format, as training would see them with the same settings.
+    """Say what is in trajectories of any format, read and masked as training does with the same settings.
+
+    Training then also drops replies that are too long for its budget of tokens, or whose exact text its tokenizer
+    cannot render: those are counted here as targets.
 
     Examples:
 

@@ -20,6 +20,8 @@ from agent_srl.errors import DataError
 
 ENDINGS = (".json", ".jsonl", ".ndjson", ".traj", ".parquet")
 """Of the files that are read in a folder, each also with `.gz`."""
+_GZIP, _PARQUET = b"\x1f\x8b", b"PAR1"
+"""How these files begin, whatever they are called."""
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(?::[\w.-]+)?")
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
@@ -59,22 +61,30 @@ def _folder(folder: Path) -> Iterator[Found]:
 
 def _file(file: Path) -> Iterator[Found]:
     try:
-        if file.suffix == ".parquet":
+        begin = _begin(file)
+        if file.suffix == ".parquet" or begin == _PARQUET:
             yield from _parquet(file)
             return
-        with _open(file) as text:
+        with _open(file, packed=file.suffix == ".gz" or begin.startswith(_GZIP)) as text:
             yield from _values(file, text)
     except FileNotFoundError:
-        raise DataError(f"no such file: {file}; make one with `agent-srl trajectories record`") from None
+        raise DataError(f"no such file: {file}; check the path") from None
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{file} is not a whole gzip file ({error}); unpack it, or copy it again") from None
     except OSError as error:
         raise DataError(f"cannot read {file}: {error.strerror or error}") from None
 
 
-def _open(file: Path) -> IO[str]:
+def _begin(file: Path) -> bytes:
+    if not file.is_file():  # a pipe can be read only once
+        return b""
+    with file.open("rb") as opened:
+        return opened.read(len(_PARQUET))
+
+
+def _open(file: Path, *, packed: bool) -> IO[str]:
     # newline="\n": other line breaks may stand inside a JSON string
-    opened = gzip.open if file.suffix == ".gz" else open
+    opened = gzip.open if packed else open
     return cast(IO[str], opened(file, "rt", encoding="utf-8-sig", errors="replace", newline="\n"))
 
 
@@ -83,7 +93,7 @@ def _values(file: Path, text: IO[str]) -> Iterator[Found]:
     lines = enumerate(text, start=1)
     first = next(((n, line) for n, line in lines if line.strip()), None)
     if first is None:
-        raise DataError(f"{file} is empty; make one with `agent-srl trajectories record`")
+        raise DataError(f"{file} is empty; it needs at least one record")
     whole = file.name.removesuffix(".gz").endswith((".json", ".traj"))
     value = _load(first[1])
     if isinstance(value, ValueError) and (whole or not _starts_a_line_record(first[1])):

@@ -87,7 +87,8 @@ _LOST_IN_TEXT = (
 LOST = {
     "atif": "",
     "chat": _LOST_IN_TEXT,
-    "swe-smith-xml": f"{_LOST_IN_TEXT}, which calls shared a turn, types of arguments (all become text), tool schemas",
+    "swe-smith-xml": f"{_LOST_IN_TEXT}, which calls shared a turn, tool schemas, types of arguments (all become text: "
+    "False is `false`)",
 }
 """What reading back what was written does not give again."""
 

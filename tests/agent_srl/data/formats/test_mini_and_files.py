@@ -2,10 +2,12 @@
 
 import gzip
 import json
+import os
 from pathlib import Path
 
 import pytest
 
+from agent_srl.data.benchmark import Benchmark
 from agent_srl.data.formats import read_trajectories, repo_of, write_trajectories
 from agent_srl.errors import DataError
 from env_server.schema import Action, Step, Trajectory
@@ -190,6 +192,27 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(DataError, match="No space left"):
         write_trajectories(path, [])
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("t.jsonl", "old")]
+
+
+def test_gzip_and_parquet_are_told_by_their_first_bytes(tmp_path: Path):
+    line = json.dumps(text_record((block("a", "ls"), output("x"))))
+    table = pytest.importorskip("pyarrow").Table.from_pylist([json.loads(line)])
+    (tmp_path / "packed").write_bytes(gzip.compress(f"{line}\n{line}\n".encode()))
+    pytest.importorskip("pyarrow.parquet").write_table(table, tmp_path / "table.jsonl")
+    assert [len(read_trajectories(tmp_path / name)[0]) for name in ("packed", "table.jsonl")] == [2, 1]
+
+
+def test_a_pipe_is_read_once(tmp_path: Path):
+    reader, writer = os.pipe()
+    os.write(writer, json.dumps(text_record((block("a", "ls"), output("x")))).encode())
+    os.close(writer)
+    assert len(read_trajectories(f"/dev/fd/{reader}")[0]) == 1
+    os.close(reader)
+
+
+def test_a_missing_list_is_not_told_to_be_recorded(tmp_path: Path):
+    with pytest.raises(DataError, match=r"no such file: .*ids\.jsonl; check the path"):
+        Benchmark([str(tmp_path / "ids.jsonl")])
 
 
 @pytest.mark.parametrize(

@@ -137,8 +137,8 @@ def _read(item: dict[str, Any]) -> Iterator[Message]:
     if name == "exit":
         return
     role = ROLES.get(name, "user")
-    extra = item.get("extra")
-    interruption = extra.get("interrupt_type") if isinstance(extra, dict) else None
+    extra = item["extra"] if isinstance(item.get("extra"), dict) else {}
+    interruption = extra.get("interrupt_type")
     if interruption == "FormatError":
         yield _refused(extra)
     content = next((item[key] for key in ("content", "value", "text", "system_prompt") if item.get(key)), None)

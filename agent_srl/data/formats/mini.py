@@ -46,8 +46,8 @@ def clean(answer: str) -> str:
     """What the command printed; of a complaint its first line."""
     if Message("user", answer).complains:
         return answer.partition("\n")[0]
-    if found := _from_json(answer):
-        return _clean_json(found)
+    if fields := _from_json(answer):
+        return _clean_json(fields)
     elided = _ELIDED.search(answer)
     found = _OUTPUT.search(answer)
     if elided:

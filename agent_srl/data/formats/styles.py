@@ -44,9 +44,9 @@ def read_tool_calls(turn: Turn) -> Reply:
     return _checked(turn, turn.reply.text.strip(), turn.reply.calls)
 
 
-def bash_blocks(pattern: str) -> Style:
-    """mini-swe-agent's text modes: exactly one block, which the harness finds by `pattern`."""
-    pattern = re.compile(pattern, re.DOTALL)
+def bash_blocks(form: str) -> Style:
+    """mini-swe-agent's text modes: exactly one block, which the harness finds by `form`."""
+    pattern = re.compile(form, re.DOTALL)
 
     def read(turn: Turn) -> Reply:
         text = turn.reply.text

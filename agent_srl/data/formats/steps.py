@@ -20,7 +20,7 @@ _HARNESS_TAG = re.compile(r"\A(?:OBSERVATION:|Observation:|EXECUTION RESULT of \
 
 def read_steps(turns: Iterable[Turn], style: Style, clean: Clean) -> list[Step]:
     """At least one step for each turn."""
-    return [step for turn in turns for step in _steps(style(turn), turn.answers, clean)]
+    return [step for turn in turns for step in _steps(style(turn), _own(turn.answers), clean)]
 
 
 def strip_tag(text: str) -> str:
@@ -66,6 +66,11 @@ def _steps(reply: Reply, answers: tuple[Message, ...], clean: Clean) -> Iterator
     for i, (call, texts) in enumerate(zip(reply.calls, outputs, strict=True)):
         observation = "\n".join(clean(text) for text in texts)
         yield make_step(call, "" if i else reply.thought, observation, reply.rejected, same_turn=i > 0)
+
+
+def _own(answers: tuple[Message, ...]) -> tuple[Message, ...]:
+    """Without complaints after the first answer: they are about replies that the source did not keep."""
+    return tuple(answer for i, answer in enumerate(answers) if i == 0 or answer.interrupts or not answer.complains)
 
 
 def _pair(calls: tuple[Call, ...], answers: tuple[Message, ...]) -> list[list[str]]:

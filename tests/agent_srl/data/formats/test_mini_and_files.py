@@ -263,6 +263,30 @@ def test_refused_replies_of_v2_are_rejected_steps_and_their_complaints_neither_t
     ]
 
 
+@pytest.mark.parametrize(
+    "error", ["Tool call error:", "Format error:", "Your previous response reached the output token limit"]
+)
+def test_a_complaint_about_a_reply_that_was_not_kept_is_no_output_of_the_step_before(tmp_path: Path, error: str):
+    record = call_record([("bash", {"command": "ls"}), ("bash", {"command": "pwd"})])
+    record["messages"].append({"role": "user", "content": f"{error}\n\nHere is general guidance"})
+    assert [(s.observation, s.is_target) for s in read_one(tmp_path, record).steps] == [("out0", True), ("out1", True)]
+
+
+def test_a_command_that_the_user_refused_is_no_target(tmp_path: Path):
+    record = call_record([("bash", {"command": "rm -rf /"})])
+    refusal = {"role": "user", "content": "No!", "extra": {"interrupt_type": "UserRejection"}}
+    record["messages"].append(refusal)
+    [step] = read_one(tmp_path, record).steps
+    assert (step.rejected, step.observation) == ("refused by its harness", "out0\nNo!")
+
+
+def test_a_further_task_of_the_user_refuses_nothing(tmp_path: Path):
+    record = call_record([("bash", {"command": "ls"})])
+    further = {"role": "user", "content": "More.", "extra": {"interrupt_type": "UserNewTask"}}
+    record["messages"].append(further)
+    assert read_one(tmp_path, record).steps[0].is_target
+
+
 def test_a_comment_of_the_user_before_the_first_reply_is_no_task(tmp_path: Path):
     record = text_record((block("a", "ls"), output("x")))
     record["messages"].insert(2, {"role": "user", "content": "Wait.", "extra": {"interrupt_type": "UserInterruption"}})

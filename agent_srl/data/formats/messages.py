@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -197,7 +198,9 @@ def _refused(extra: dict[str, Any]) -> Message:
     choices = _list(response.get("choices")) if isinstance(response, dict) else []
     reply = choices[0].get("message") if choices and isinstance(choices[0], dict) else None
     if isinstance(reply, dict):
-        return _reply(reply, reply.get("content"))
+        with suppress(ValueError):  # a call that is broken is one reason to refuse a reply
+            return _reply(reply, reply.get("content"))
+        return Message("assistant", plain_text(reply.get("content")).strip())
     return Message("assistant", plain_text(extra.get("model_response")).strip())
 
 

@@ -31,6 +31,7 @@ def test_refused_replies_of_v2_are_rejected_steps_and_their_complaints_neither_t
         *rest,
         complaint("Unknown tool 'edit'.", chosen("An editor.", ("edit", '{"path": "a"}'))),
         complaint("Unknown tool 'cat'.", responses),
+        complaint("No name.", chosen("Broken.", ("", "{}"))),
         complaint("lost", "ModelResponse(...)"),
     ]
     trajectory = read_one(tmp_path, record)
@@ -40,6 +41,7 @@ def test_refused_replies_of_v2_are_rejected_steps_and_their_complaints_neither_t
         ("why", "bash", "", "out0"),
         ("An editor.", "edit", "refused by its harness", "Tool call error:"),
         ("", "cat", "refused by its harness", "Tool call error:"),
+        ("Broken.", None, "no action", "Tool call error:"),
         ("", None, "no action", "Tool call error:"),
     ]
 

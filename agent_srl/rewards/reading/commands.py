@@ -7,10 +7,10 @@ from dataclasses import replace
 from itertools import pairwise
 
 from agent_srl.rewards.reading.git import git
-from agent_srl.rewards.reading.intents import Change, Intent, is_scratch, loss, places
+from agent_srl.rewards.reading.intents import Change, Intent, is_scratch, is_source, loss, places
 from agent_srl.rewards.reading.interpreters import OTHERS, is_python, other_interpreter, python
 from agent_srl.rewards.reading.patches import patch_edits
-from agent_srl.rewards.reading.programs import understand
+from agent_srl.rewards.reading.programs import DATABASES, understand
 from agent_srl.rewards.reading.searches import act_on, file_pattern, grep, pattern_text
 from agent_srl.rewards.reading.shell import Command, read_commands
 from agent_srl.rewards.reading.windowed import read_windowed
@@ -30,8 +30,9 @@ _GREPS = frozenset(["grep", "egrep", "fgrep", "rg"])
 _FILTERS = frozenset(
     ["head", "tail", "cat", "less", "more", "sort", "tee", "nl", "column", "uniq", "tr", "fold", "strings"]
 )
-_TAKES_INPUT = frozenset(["bash", "sh", "patch", "git", "sed", "awk", "tee"])
-_SOURCE = re.compile(r"\.(?:py|pyx|pyi|c|h|cc|cpp|hpp|js|jsx|ts|tsx|java|go|rs|rb|php|toml|cfg|ini|yaml|yml)$")
+_TAKES_INPUT = DATABASES | {"bash", "sh", "patch", "git", "sed", "awk", "tee"}
+_OUTPUTS = {"sort": ("-o", "--output"), "curl": ("-o", "--output"), "wget": ("-O", "--output-document")}
+"""Options that name a file to write."""
 _PROMPT = re.compile(r"\A\s*\$\s+")
 _ASSIGNMENT = re.compile(r"\w+=")
 
@@ -46,7 +47,7 @@ def read_command_line(text: str, folder: str = "", depth: int = 0) -> list[Inten
     found: list[Intent] = []
     logs: set[str] = set()
     for pipeline in read_commands(_PROMPT.sub("", text)):
-        commands = [_unwrap(command) for command in pipeline]
+        commands = [_with_outputs(_unwrap(command)) for command in pipeline]
         first = commands[0]
         if first.words[:1] == ["cd"] and not first.hidden:
             folder = normalise("".join(first.words[1:2]) or ".", folder)
@@ -79,6 +80,18 @@ def _unwrap(command: Command) -> Command:
     return replace(command, words=words)
 
 
+def _with_outputs(command: Command) -> Command:
+    """With the files that `tee FILE` and `sort -o FILE` write among its redirections."""
+    name, words = _name(command), command.words[1:]
+    if name == "tee":
+        sign = ">>" if "-a" in words else ">"
+        paths = [word for word in words if not word.startswith("-")]
+    else:
+        sign = ">"
+        paths = [path for option, path in pairwise(words) if option in _OUTPUTS.get(name, ())]
+    return replace(command, writes=[*command.writes, *((sign, path) for path in paths)]) if paths else command
+
+
 def _name(command: Command) -> str:
     return command.words[0].rsplit("/", 1)[-1] if command.words else ""
 
@@ -89,32 +102,34 @@ def _pipeline(commands: list[Command], folder: str, depth: int) -> list[Intent]:
         name = _name(command)
         if not intents and (name in _TAKES_INPUT or is_python(name)):
             intents = _fed(commands[0], command, folder, depth)
-        elif name == "xargs":
-            intents = [act_on(i, understand(Command(_xargs(command.words[1:])), folder)) for i in intents]
+            continue
+        if name == "xargs":
+            intents = _on_arguments(intents, commands[0], command, folder, depth)
         elif len(intents) == 1:
             intents = [_filtered(intents[0], name, command, folder)]
-        intents += _written(command, folder, None)
+        intents += [i for i in _run(command, folder, depth) if i.losses] + _written(command, folder, None)
     return intents
 
 
-def _xargs(words: list[str]) -> list[str]:
+def _on_arguments(found: list[Intent], source: Command, command: Command, folder: str, depth: int) -> list[Intent]:
+    """`| xargs PROGRAM`: the program, run on what was found or on the words of an echo."""
+    words = command.words[1:]
     while words and words[0].startswith("-"):
         words = words[2:] if words[0] in ("-n", "-I", "-P", "-d", "-L") else words[1:]
-    return words
+    if not found:
+        return _run(Command([*words, *source.words[1:]]), folder, depth)
+    does = _run(Command(words if "{}" in words else [*words, "{}"]), folder, depth)
+    return [act_on(intent, does) for intent in found]
 
 
 def _fed(source: Command, command: Command, folder: str, depth: int) -> list[Intent]:
     """`cat <<EOF | python` and `echo TEXT | tee FILE`: what the first program prints is the input of the second."""
     text = source.stdin if source.stdin is not None else " ".join(source.words[1:])
-    return _one(replace(command, stdin=text, writes=[]), folder, depth)
+    return _one(replace(command, stdin=text), folder, depth)
 
 
 def _one(command: Command, folder: str, depth: int) -> list[Intent]:
     """What the first program of a pipeline does, with what it writes."""
-    if _name(command) == "tee":
-        sign = ">>" if "-a" in command.words else ">"
-        paths = [word for word in command.words[1:] if not word.startswith("-")]
-        command = replace(command, writes=[*command.writes, *((sign, path) for path in paths)])
     written = _written(command, folder, _printed(command))
     if any(intent.change for intent in written):
         return written
@@ -130,8 +145,10 @@ def _run(command: Command, folder: str, depth: int) -> list[Intent]:
         return python(command, folder)
     if name == "git":
         return git(command, folder)
-    if name in ("patch", "apply_patch") and (command.stdin or len(command.words) > 1):
-        return patch_edits(command.stdin or command.words[-1], folder)
+    if name in ("patch", "apply_patch") and not {"-R", "--reverse"} & set(command.words):
+        return patch_edits(command.stdin or command.words[-1], folder) or understand(command, folder)
+    if name == "manage.py":
+        return python(replace(command, words=["python", *command.words]), folder)
     return other_interpreter(command, folder) if name in OTHERS else understand(command, folder)
 
 
@@ -166,7 +183,7 @@ def _written(command: Command, folder: str, text: str | None) -> list[Intent]:
             found.append(Intent("edit", targets=targets, change=Change(text, "", at_end=True)))
         elif text is not None:
             found.append(Intent("create", targets=targets, change=Change(text)))
-        elif sign == ">" and not is_scratch(path) and (_empties(command) or _SOURCE.search(path)):
+        elif sign == ">" and not is_scratch(path) and (_empties(command) or is_source(path)):
             found.append(Intent("delete", verb=">", targets=targets, losses=(loss(path, folder),), weight=0.3))
     return found
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
+
 from agent_srl.rewards.reading.intents import Intent, Loss, loss, places
-from agent_srl.rewards.reading.options import read_options
+from agent_srl.rewards.reading.options import DRY_RUN, read_options
 from agent_srl.rewards.reading.patches import patch_edits
 from agent_srl.rewards.reading.programs import move
 from agent_srl.rewards.reading.searches import file_pattern, grep, pattern_text
 from agent_srl.rewards.reading.shell import Command
 
-_VALUED = frozenset(["m", "C", "c", "n", "L", "S", "G", "format", "pretty", "author", "since"])
+_VALUED = frozenset(["m", "C", "c", "L", "S", "G", "format", "pretty", "author", "since"])
+_LOGS = frozenset(["log", "show", "shortlog", "reflog", "format-patch"])
+"""Where `-n COUNT` is a number of commits; elsewhere `-n` is a rehearsal."""
 _SHOWN_ALIKE = frozenset(["no-pager", "color", "no-color", "p", "u", "patch", "stat", "oneline", "q", "quiet", "v"])
 _STASHES = frozenset(["push", "save", "drop", "clear", "-u", "-q", "-a", "--all", "--include-untracked"])
 
@@ -28,9 +32,11 @@ def git(command: Command, folder: str) -> list[Intent]:
         case "ls-files":
             names = file_pattern(" ".join(rest))
             return [Intent("list", targets=places(["."], folder), content=names, flags=frozenset(["deep"]))]
-        case "apply" | "am" if command.stdin:
+        case "apply" | "am" if command.stdin and not {"-R", "--reverse"} & set(rest):
             return patch_edits(command.stdin, folder)
-    options = read_options(rest, _VALUED)
+    if verb in _LOGS:
+        rest = [re.sub(r"^-(\d+)$", r"-n\1", word) for word in rest]
+    options = read_options(rest, _VALUED | {"n"} if verb in _LOGS else _VALUED)
     paths = [w for w in options.rest if _is_path(w)]
     named = [w for w in options.rest if w not in paths] + [v for vs in options.values.values() for v in vs]
     flags = frozenset(f"git {f}" for f in options.flags - _SHOWN_ALIKE)
@@ -41,7 +47,7 @@ def git(command: Command, folder: str) -> list[Intent]:
 
 
 def _is_path(word: str) -> bool:
-    if word == "." or "/" in word.removeprefix("origin/"):
+    if word in (".", "{}") or "/" in word.removeprefix("origin/"):
         return True
     return "." in word and ".." not in word and not word[0].isdigit()
 
@@ -49,6 +55,8 @@ def _is_path(word: str) -> bool:
 def _losses(verb: str, words: list[str], paths: list[str], flags: set[str], folder: str) -> tuple[Loss, ...]:
     """What is thrown away: uncommitted changes, untracked files, commits."""
     everything = (Loss("*", True),)
+    if flags & DRY_RUN:
+        return ()
     match verb:
         case "checkout" if not flags & {"b", "B"}:
             return everything if "f" in flags and not paths else tuple(loss(p, folder) for p in paths)
@@ -56,7 +64,9 @@ def _losses(verb: str, words: list[str], paths: list[str], flags: set[str], fold
             return tuple(loss(p, folder) for p in paths)
         case "reset" if flags & {"hard", "merge"}:
             return everything
-        case "clean" if not flags & {"n", "dry-run"}:
+        case "clean":
+            return everything
+        case "apply" if flags & {"R", "reverse"}:
             return everything
         case "stash" if not words or words[0] in _STASHES:
             return everything

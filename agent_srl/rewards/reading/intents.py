@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -22,6 +23,8 @@ SCRATCH = (
     "/tmp",
 )
 """Beginnings of names that agents give to files of their own."""
+
+_SOURCE = re.compile(r"\.(?:py|pyx|pyi|c|h|cc|cpp|hpp|js|jsx|ts|tsx|java|go|rs|rb|php|toml|cfg|ini|yaml|yml)$")
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,11 @@ def loss(path: str, folder: str = "", *, recursive: bool = False) -> Loss:
     """The loss of a path; broad for folders, patterns and the root."""
     path = normalise(path, folder)
     return Loss(path, recursive or path in (".", "/", "..", "~") or "*" in path or "$" in path)
+
+
+def is_source(path: str) -> bool:
+    """A file of the tree that is work, by its name: what is written over it destroys it."""
+    return _SOURCE.search(path) is not None and not is_scratch(path)
 
 
 def is_scratch(path: str) -> bool:

@@ -50,8 +50,9 @@ def _script(words: list[str], command: Command, folder: str) -> list[Intent]:
         return understand(Command(["runtests.py", *words[2:]]), folder)
     if name == "setup.py" and words[1:2] and words[1] in ("develop", "install", "build_ext", "build"):
         return [Intent("install", content="-e .")]
+    lost = (Loss("database", True),) if name == "manage.py" and words[1:2] in (["flush"], ["reset_db"]) else ()
     content = " ".join([*words[1:], command.stdin or ""]).strip()
-    return [Intent("run", targets=places(words[:1], folder), content=content)]
+    return [Intent("run", targets=places(words[:1], folder), content=content, losses=lost)]
 
 
 def other_interpreter(command: Command, folder: str) -> list[Intent]:

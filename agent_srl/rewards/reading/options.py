@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Container
 from dataclasses import dataclass, field
 
+DRY_RUN = frozenset(["n", "dry-run"])
+"""Of programs that take these for a rehearsal, which destroys nothing."""
+
 
 @dataclass
 class Options:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 
-from agent_srl.rewards.reading.intents import Change, Intent, Loss, loss, place, places
-from agent_srl.rewards.reading.options import read_options
+from agent_srl.rewards.reading.intents import Change, Intent, Loss, is_source, loss, place, places
+from agent_srl.rewards.reading.options import DRY_RUN, read_options
 from agent_srl.rewards.reading.searches import act_on, grep, wanted_names
 from agent_srl.rewards.reading.sed import SedCommand, read_sed
 from agent_srl.rewards.reading.shell import Command
-from agent_srl.rewards.targets import Target
+from agent_srl.rewards.targets import Target, normalise
 
 Handler = Callable[[Command, str], list[Intent]]
 """(command, folder it runs in) -> what it does."""
@@ -23,6 +24,12 @@ _VIEW_VALUES = {"head": frozenset("nc"), "tail": frozenset("nc"), "nl": frozense
 _TEST_VALUES = frozenset(
     ["k", "m", "p", "n", "c", "o", "W", "e", "maxfail", "tb", "rootdir", "settings", "parallel", "verbosity"]
 )
+_MOVE_VALUES = frozenset(["t", "target-directory", "e", "exclude", "include", "filter"])
+_DROPS = re.compile(
+    r"\b(?:drop\s+(?:table|database|schema|index|view|column|user)|truncate|delete\s+from|flush(?:all|db)|dropdb)\b",
+    re.IGNORECASE,
+)
+DATABASES = frozenset(["psql", "mysql", "mariadb", "sqlite3", "redis-cli", "dropdb"])
 _RUN_ON_FOUND = frozenset(["-exec", "-execdir", "-ok"])
 
 
@@ -119,7 +126,7 @@ def find(command: Command, folder: str) -> list[Intent]:
     names = wanted_names(tests[:at])
     found = Intent("find" if names else "list", targets=targets, content=names)
     if at is not None:
-        return [act_on(found, understand(Command([w for w in tests[at + 1 :] if w not in ("{}", ";", "+")]), folder))]
+        return [act_on(found, understand(Command([w for w in tests[at + 1 :] if w not in (";", "+")]), folder))]
     if "-delete" in tests:
         return [Intent("delete", targets=targets, content=names, losses=(Loss("*", True),))]
     return [found]
@@ -141,12 +148,43 @@ def remove(command: Command, folder: str) -> list[Intent]:
 
 
 def move(command: Command, folder: str) -> list[Intent]:
-    """cp and mv; moving a file out of the tree, or nothing over it, loses it."""
-    name, paths = command.words[0], read_options(command.words[1:], {"t"}).rest
-    away = name == "mv" and paths and paths[-1].startswith(("/tmp", "/dev/null"))
-    emptied = name == "cp" and paths and paths[0] == "/dev/null"
-    lost = tuple(loss(p, folder) for p in (paths[:-1] if away else paths[1:] if emptied else ()))
-    return [Intent("move", verb=name, targets=places(paths, folder), losses=lost)]
+    """cp, mv, ln and rsync: sources are targets, the destination is content.
+
+    A source file that is written over is lost; so is what is moved out of the tree, and what `--delete` clears.
+    """
+    name, options = command.words[0], read_options(command.words[1:], _MOVE_VALUES)
+    into = options.value("t", "target-directory")
+    sources, goal = (options.rest, into) if into else (options.rest[:-1], "".join(options.rest[-1:]))
+    lost: list[str] = []
+    if name == "mv" and goal.startswith(("/tmp", "/dev/null")):
+        lost += sources
+    if sources[:1] == ["/dev/null"] or (is_source(goal) and (name != "ln" or "f" in options.flags)):
+        lost.append(goal)
+    losses = [loss(p, folder) for p in lost]
+    if "delete" in options.flags:
+        losses.append(loss(goal, folder, recursive=True))
+    if options.flags & DRY_RUN:
+        losses = []
+    return [Intent("move", name, places(sources, folder), normalise(goal, folder), losses=tuple(losses))]
+
+
+def database(command: Command, folder: str) -> list[Intent]:
+    """Clients of databases: statements are content; some of them destroy."""
+    lost = (Loss("database", True),) if _DROPS.search(" ".join([*command.words, command.stdin or ""])) else ()
+    return [replace(intent, losses=lost) for intent in other(command, folder)]
+
+
+def patch(command: Command, folder: str) -> list[Intent]:
+    """A patch in a file; `-R` takes its changes back."""
+    flags = read_options(command.words[1:], {"p", "i", "d"}).flags
+    lost = (Loss("*", True),) if flags & {"R", "reverse"} and "dry-run" not in flags else ()
+    return [replace(intent, losses=lost) for intent in other(command, folder)]
+
+
+def kill(command: Command, folder: str) -> list[Intent]:
+    """`kill -9 -1` ends every process."""
+    lost = (Loss("processes", True),) if "-1" in command.words[2:] else ()
+    return [replace(intent, losses=lost) for intent in other(command, folder)]
 
 
 def touch(command: Command, folder: str) -> list[Intent]:
@@ -236,7 +274,10 @@ PROGRAMS: dict[str, Handler] = {
     **dict.fromkeys(["sed", "gsed"], sed),
     **dict.fromkeys(["awk", "gawk", "mawk"], awk),
     **dict.fromkeys(["rm", "rmdir", "unlink"], remove),
-    **dict.fromkeys(["cp", "mv", "ln"], move),
+    **dict.fromkeys(["cp", "mv", "ln", "rsync"], move),
+    **dict.fromkeys(DATABASES, database),
+    "kill": kill,
+    "patch": patch,
     "touch": touch,
     "wc": count,
     "chmod": permissions,

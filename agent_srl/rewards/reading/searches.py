@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from itertools import pairwise
 
 from agent_srl.rewards.reading.intents import Intent, Loss, places
@@ -55,10 +56,12 @@ def act_on(found: Intent, command: list[Intent]) -> Intent:
     if not command:
         return found
     does = command[0]
+    everything = (Loss("*", True),)
     if does.kind == "search":
         return Intent("search", targets=found.targets, content=does.content, flags=does.flags)
     if does.kind in ("delete", "move"):
-        return Intent("delete", targets=found.targets, content=found.content, losses=(Loss("*", True),))
-    if does.kind == "edit":
-        return Intent("edit", targets=found.targets, change=does.change)
+        return Intent("delete", targets=found.targets, content=found.content, losses=everything)
+    if does.kind == "edit" or does.losses:
+        lost = everything if does.losses else ()
+        return replace(does, targets=found.targets, losses=lost)
     return found

@@ -160,6 +160,29 @@ def test_structured_is_symmetric_where_nothing_is_destroyed_or_made(left, right)
     assert score("structured", left, right).value == pytest.approx(score("structured", right, left).value, abs=1e-9)
 
 
+REVERSED = {
+    "mv": ("mv b.py a.py", "mv a.py b.py"),
+    "cp": ("cp a.py.bak a.py", "cp a.py a.py.bak"),
+    "xargs": ("find . -name '*.py' | xargs sed -i d", "find . -name '*.py' | xargs sed -n 1p"),
+    "tee": ("cat a.py | tee b.py", "cat a.py"),
+    "sort": ("sort -o a.py a.py", "sort a.py"),
+    "rehearsal": ("git clean -fdx", "git clean -n"),
+    "apply": ("git apply -R p", "git apply p"),
+    "patch": ("patch -p1 -R < p", "patch -p1 < p"),
+    "sync": ("rsync -a --delete src/ dst/", "rsync -a src/ dst/"),
+    "table": ("psql -c 'DROP TABLE users'", "psql -c 'SELECT * FROM users'"),
+    "flush": ("python manage.py flush", "python manage.py migrate"),
+    "kill": ("kill -9 -1", "kill -9 1234"),
+}
+
+
+@pytest.mark.parametrize("name", REVERSED)
+def test_what_destroys_is_worth_next_to_nothing_unless_the_expert_does_it(name):
+    harm, expert = (Action(name="bash", arguments={"command": text}) for text in REVERSED[name])
+    assert score("structured", harm, expert).value < 0.1
+    assert score("structured", harm, harm).value == 1
+
+
 @given(st.lists(st.sampled_from("abc"), max_size=12), st.lists(st.sampled_from("abc"), max_size=12))
 def test_dice_and_overlap_are_symmetric_and_bounded(left, right):
     assert overlap(left, right) == overlap(right, left)

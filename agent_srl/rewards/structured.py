@@ -78,6 +78,7 @@ NEAR: dict[frozenset[str], float] = {
         ("search", "list", 0.15),
         ("find", "list", 0.4),
         ("run", "test", 0.4),
+        ("list", "test", 0.25),
         ("run", "other", 0.15),
         ("edit", "create", 0.35),
         ("edit", "run", 0.05),
@@ -87,6 +88,9 @@ NEAR: dict[frozenset[str], float] = {
     )
 }
 """Worth of another kind, in the same place."""
+
+
+_VERBS_NEAR = frozenset(["vcs", "run", "restore", "view", "search"])
 
 
 @dataclass(frozen=True)
@@ -173,7 +177,9 @@ def _across(left: Intent, right: Intent) -> float:
 def _verbs(left: Intent, right: Intent) -> float:
     if left.verb == right.verb:
         return 1.0
-    return 0.93 if left.kind == "test" else 0.3 if left.kind in ("vcs", "run", "restore", "view") else 0.1
+    if left.kind == "edit":  # an editor's replacement has no reach
+        return 0.5 if left.verb and right.verb else 1.0
+    return 0.93 if left.kind == "test" else 0.3 if left.kind in _VERBS_NEAR else 0.1
 
 
 def _flags(left: frozenset[str], right: frozenset[str]) -> float:

@@ -31,6 +31,9 @@ _FILTERS = frozenset(
     ["head", "tail", "cat", "less", "more", "sort", "tee", "nl", "column", "uniq", "tr", "fold", "strings"]
 )
 _TAKES_INPUT = DATABASES | {"bash", "sh", "patch", "git", "sed", "awk", "tee"}
+_PASSES = {"false": False, "true": True, ":": True}
+_SKIPPED = (("&&", False), ("||", True))
+"""What never runs: (joint, whether the command before it passes)."""
 _OUTPUTS = {"sort": ("-o", "--output"), "curl": ("-o", "--output"), "wget": ("-O", "--output-document")}
 """Options that name a file to write."""
 _PROMPT = re.compile(r"\A\s*\$\s+")
@@ -46,9 +49,15 @@ def read_command_line(text: str, folder: str = "", depth: int = 0) -> list[Inten
         return [Intent("submit")]
     found: list[Intent] = []
     logs: set[str] = set()
+    passed: bool | None = None
+    before = passed
     for pipeline in read_commands(_PROMPT.sub("", text)):
         commands = [_with_outputs(_unwrap(command)) for command in pipeline]
         first = commands[0]
+        if not first.hidden:
+            if (first.joint, passed) in _SKIPPED:
+                continue
+            before, passed = passed, _status(commands, passed)
         if first.words[:1] == ["cd"] and not first.hidden:
             folder = normalise("".join(first.words[1:2]) or ".", folder)
             folder = "" if folder == "." else folder
@@ -56,14 +65,28 @@ def read_command_line(text: str, folder: str = "", depth: int = 0) -> list[Inten
         intents = _pipeline(commands, folder, depth)
         if first.hidden:
             intents = [i for i in intents if i.losses]
-        if first.joint == "||":
+        if first.joint == "||" and before is None:
             intents = [replace(i, weight=FALLBACK_WEIGHT) for i in intents]
         logs |= {normalise(path, folder) for command in commands for _, path in command.writes}
         found += intents
     made = {target.path for intent in found if intent.change for target in intent.targets}
     shown = [i for i in found if i.kind != "view" or not {t.path for t in i.targets} & (logs - made)]
-    kept = shown or found
+    kept = [part for intent in shown or found for part in _parts(intent)]
     return kept[:_MAX_INTENTS] + [i for i in kept[_MAX_INTENTS:] if i.losses][:1]
+
+
+def _status(commands: list[Command], before: bool | None) -> bool | None:
+    """Whether a chain passes up to this pipeline, where that is certain: `x && true` is not, `x || true` is."""
+    first = commands[0]
+    passed = _PASSES.get(" ".join(first.words)) if len(commands) == 1 else None
+    return None if before is None and (first.joint, passed) in (("&&", True), ("||", False)) else passed
+
+
+def _parts(intent: Intent) -> list[Intent]:
+    """Several places that are shown are as many views: `sed -n '1,5p;9,12p' FILE` is two commands."""
+    if intent.kind != "view" or len(intent.targets) < 2:
+        return [intent]
+    return [replace(intent, targets=(target,)) for target in intent.targets]
 
 
 def _unwrap(command: Command) -> Command:
@@ -206,7 +229,7 @@ def _filtered(intent: Intent, name: str, command: Command, folder: str) -> Inten
 
 def _picked(intent: Intent, searched: Intent) -> Intent:
     """`cat F | grep X` is a search in F, `ls -R | grep X` one for a file; grep on other output only shortens it."""
-    if any("v" in flag for flag in searched.flags):
+    if searched.verb:
         return intent
     if intent.kind == "view":
         return Intent("search", targets=tuple(Target(t.path) for t in intent.targets), content=searched.content)

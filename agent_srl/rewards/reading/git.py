@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from agent_srl.rewards.reading.intents import Intent, Loss, loss, places
-from agent_srl.rewards.reading.options import DRY_RUN, read_options
+from agent_srl.rewards.reading.options import DRY_RUN, HELP, read_options
 from agent_srl.rewards.reading.patches import patch_edits
 from agent_srl.rewards.reading.programs import move
 from agent_srl.rewards.reading.searches import file_pattern, grep, pattern_text
@@ -40,9 +40,13 @@ def git(command: Command, folder: str) -> list[Intent]:
     paths = [w for w in options.rest if _is_path(w)]
     named = [w for w in options.rest if w not in paths] + [v for vs in options.values.values() for v in vs]
     flags = frozenset(f"git {f}" for f in options.flags - _SHOWN_ALIKE)
+    if HELP & set(rest):
+        return [Intent("other", verb="git --help")]
     losses = _losses(verb, rest, paths, options.flags, folder)
     content = pattern_text(" ".join(named))
     kind = "restore" if losses else "vcs"
+    if verb == "restore" and losses:  # the newer name
+        verb = "checkout"
     return [Intent(kind, verb, places(paths, folder), content, flags=flags, losses=losses)]
 
 

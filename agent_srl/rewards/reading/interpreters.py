@@ -16,6 +16,7 @@ OTHERS = frozenset(
 
 _PYTHON = re.compile(r"python[\d.]*|pypy\d*|ipython")
 _DELETES = re.compile(r"\b(?:shutil\.rmtree|os\.(?:remove|unlink|rmdir|removedirs)|\.unlink\()|\brm\s+-\w*r")
+_REHEARSES = frozenset(["-n", "--dry-run", "--just-print", "--no-run"])
 _PROGRAMS = {"sphinx": "sphinx-build"}
 """Modules whose program has another name."""
 
@@ -62,7 +63,8 @@ def other_interpreter(command: Command, folder: str) -> list[Intent]:
         return _perl_in_place(command.words[1:], folder)
     if name in ("go", "cargo", "make") and "test" in command.words[1:3]:
         rest = [w for w in command.words[1:] if w != "test" and not w.startswith("-")]
-        return [Intent("test", verb=name, targets=places(rest, folder))]
+        kind = "list" if _REHEARSES & set(command.words) else "test"
+        return [Intent(kind, verb=name, targets=places(rest, folder))]
     words = [w for w in command.words[1:] if not w.startswith("-")]
     inline = any(w in ("-c", "-e") for w in command.words[1:3])
     if inline or command.stdin is not None or not words:

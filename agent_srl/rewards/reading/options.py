@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 DRY_RUN = frozenset(["n", "dry-run"])
 """Of programs that take these for a rehearsal, which destroys nothing."""
 
+HELP = frozenset(["--help", "--version"])
+"""With one of these a program does nothing else."""
+
 
 @dataclass
 class Options:

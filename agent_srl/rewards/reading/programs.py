@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from agent_srl.rewards.reading.intents import Change, Intent, Loss, is_source, loss, place, places
-from agent_srl.rewards.reading.options import DRY_RUN, read_options
+from agent_srl.rewards.reading.options import DRY_RUN, HELP, read_options
 from agent_srl.rewards.reading.searches import act_on, grep, wanted_names
 from agent_srl.rewards.reading.sed import SedCommand, read_sed
 from agent_srl.rewards.reading.shell import Command
@@ -21,15 +21,19 @@ Handler = Callable[[Command, str], list[Intent]]
 """(command, folder it runs in) -> what it does."""
 
 _VIEW_VALUES = {"head": frozenset("nc"), "tail": frozenset("nc"), "nl": frozenset("bvws")}
+_LEFT_OUT = ("ignore", "ignore-glob", "deselect")
 _TEST_VALUES = frozenset(
     ["k", "m", "p", "n", "c", "o", "W", "e", "maxfail", "tb", "rootdir", "settings", "parallel", "verbosity"]
-)
+).union(_LEFT_OUT)
+_NEGATED = re.compile(r"\bnot\s+([\w.]+)")
+_NOT_RUN = frozenset(["collect-only", "co", "collectonly", "setup-plan", "fixtures", "markers", "h", "listTests"])
 _MOVE_VALUES = frozenset(["t", "target-directory", "e", "exclude", "include", "filter"])
 _DROPS = re.compile(
     r"\b(?:drop\s+(?:table|database|schema|index|view|column|user)|truncate|delete\s+from|flush(?:all|db)|dropdb)\b",
     re.IGNORECASE,
 )
 DATABASES = frozenset(["psql", "mysql", "mariadb", "sqlite3", "redis-cli", "dropdb"])
+_SCRIPTED = frozenset(["npm", "yarn", "pnpm"])
 _RUN_ON_FOUND = frozenset(["-exec", "-execdir", "-ok"])
 
 
@@ -41,6 +45,8 @@ def understand(command: Command, folder: str) -> list[Intent]:
     handler = PROGRAMS.get(name)
     if handler is None:
         return other(command, folder)
+    if handler is not grep and HELP & set(command.words):
+        return [Intent("other", verb=f"{name} --help")]
     return handler(Command([name, *command.words[1:]], command.writes, command.stdin), folder)
 
 
@@ -85,13 +91,13 @@ def sed(command: Command, folder: str) -> list[Intent]:
     paths = options.rest if scripts else options.rest[1:]
     commands = read_sed(script)
     if "i" in options.flags or "in-place" in options.flags:
-        changes = [c.change() for c in commands] or [Change(script)]
+        changes = [(c.reach, c.change()) for c in commands] or [("", Change(script))]
         lost = any(c.letter == "d" and c.everything for c in commands)
         losses = tuple(loss(p, folder) for p in paths) if lost else ()
         return [
-            Intent("edit", targets=places([p], folder), change=c, losses=losses)
+            Intent("edit", reach, places([p], folder), change=c, losses=losses)
             for p in paths
-            for c in changes
+            for reach, c in changes
             if c is not None
         ]
     return [_sed_print(commands, paths, folder)]
@@ -187,6 +193,11 @@ def kill(command: Command, folder: str) -> list[Intent]:
     return [replace(intent, losses=lost) for intent in other(command, folder)]
 
 
+def diff(command: Command, folder: str) -> list[Intent]:
+    """Two files, in their order."""
+    return [Intent("other", "diff", places(read_options(command.words[1:], {"U", "x"}).rest, folder))]
+
+
 def touch(command: Command, folder: str) -> list[Intent]:
     """An empty file."""
     paths = read_options(command.words[1:], {"d", "t", "r"}).rest
@@ -212,7 +223,11 @@ def permissions(command: Command, folder: str) -> list[Intent]:
 def install(command: Command, folder: str) -> list[Intent]:
     """pip, conda, apt, npm: installing is one kind whoever does it; asking (`pip show`) is another."""
     words = [w for w in command.words[1:] if not w.startswith("-")]
+    if command.words[0] in _SCRIPTED and words[:1] in (["run"], ["run-script"]):
+        words = words[1:]
     action = words[0] if words else ""
+    if command.words[0] in _SCRIPTED and re.match(r"test\b|t$", action):
+        return [Intent("test", verb="npm", content=" ".join([*re.findall(r":(.*)", action), *words[1:]]))]
     if action == "activate":
         return []
     if action in ("uninstall", "remove"):
@@ -228,12 +243,20 @@ def tests(runner: str) -> Handler:
 
     def run_tests(command: Command, folder: str) -> list[Intent]:
         options = read_options(command.words[1:], _TEST_VALUES, clustered=runner == "pytest")
-        picked = [v for name in ("k", "m", "e") for v in options.values.get(name, ())]
+        picked = [_NEGATED.sub(_negated, v) for name in ("k", "m", "e") for v in options.values.get(name, ())]
+        picked += [_negated(v) for name in _LEFT_OUT for v in options.values.get(name, ())]
         labels = [w for w in options.rest if not w.isdigit() and w not in ("test", "discover")]
         targets = tuple(_test_target(label, folder) for label in labels)
+        if options.flags & _NOT_RUN:
+            return [Intent("list", verb="tests", targets=targets, content=" ".join(picked))]
         return [Intent("test", verb=runner, targets=targets, content=" ".join(picked))]
 
     return run_tests
+
+
+def _negated(name: re.Match[str] | str) -> str:
+    """One word for a name that is left out, which has nothing in common with the name."""
+    return "not" + re.sub(r"\W|_", "", name if isinstance(name, str) else name[1]).lower()
 
 
 def _test_target(label: str, folder: str) -> Target:
@@ -276,6 +299,7 @@ PROGRAMS: dict[str, Handler] = {
     **dict.fromkeys(["rm", "rmdir", "unlink"], remove),
     **dict.fromkeys(["cp", "mv", "ln", "rsync"], move),
     **dict.fromkeys(DATABASES, database),
+    **dict.fromkeys(["diff", "cmp"], diff),
     "kill": kill,
     "patch": patch,
     "touch": touch,
@@ -284,7 +308,7 @@ PROGRAMS: dict[str, Handler] = {
     "chown": permissions,
     **dict.fromkeys(["truncate", "shred", "dd", "mkfs"], destroy),
     **dict.fromkeys(
-        ["pip", "pip3", "conda", "mamba", "apt", "apt-get", "npm", "yarn", "uv", "poetry", "brew"], install
+        ["pip", "pip3", "conda", "mamba", "apt", "apt-get", "npm", "yarn", "pnpm", "uv", "poetry", "brew"], install
     ),
     **{name: tests(name) for name in ["tox", "nosetests", "nose2", "unittest", "nox", "ctest"]},
     **dict.fromkeys(["pytest", "py.test"], tests("pytest")),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from itertools import pairwise
 
 from agent_srl.rewards.reading.intents import Intent, Loss, places
 from agent_srl.rewards.reading.options import read_options
@@ -13,7 +12,8 @@ from agent_srl.rewards.reading.shell import Command
 _VALUES = frozenset(
     ["A", "B", "C", "m", "e", "g", "t", "T", "regexp", "include", "exclude", "exclude-dir", "glob", "type", "max-count"]
 )
-_MEANT = frozenset(["v", "invert-match", "l", "files-with-matches", "L", "c", "count", "i", "ignore-case"])
+_INVERTED = frozenset(["v", "invert-match", "L", "files-without-match"])
+_MEANT = frozenset(["l", "files-with-matches", "c", "count", "i", "ignore-case"])
 _RECURSIVE = frozenset(["r", "R", "recursive"])
 _NAME_TESTS = frozenset(["-name", "-iname", "-path", "-ipath", "-wholename", "-regex"])
 
@@ -32,7 +32,8 @@ def grep(command: Command, folder: str) -> list[Intent]:
         paths = ["."]
     flags = frozenset(f"grep -{flag}" for flag in options.flags & _MEANT)
     pattern = pattern_text("|".join(patterns))
-    return [Intent("search", targets=places(paths, folder), content=pattern, flags=flags)]
+    verb = "not" if options.flags & _INVERTED else ""
+    return [Intent("search", verb, places(paths, folder), pattern, flags=flags)]
 
 
 def pattern_text(pattern: str) -> str:
@@ -47,8 +48,13 @@ def file_pattern(pattern: str) -> str:
 
 
 def wanted_names(tests: list[str]) -> str:
-    """The names that find's tests ask for."""
-    return " ".join(file_pattern(value) for test, value in pairwise(tests) if test in _NAME_TESTS)
+    """The names that find's tests ask for, without those that they leave out."""
+    around = zip(["", *tests], tests, tests[1:], [*tests[2:], ""], strict=False)
+    return " ".join(
+        file_pattern(value)
+        for before, test, value, after in around
+        if test in _NAME_TESTS and before not in ("-not", "!") and after != "-prune"
+    )
 
 
 def act_on(found: Intent, command: list[Intent]) -> Intent:
@@ -58,7 +64,7 @@ def act_on(found: Intent, command: list[Intent]) -> Intent:
     does = command[0]
     everything = (Loss("*", True),)
     if does.kind == "search":
-        return Intent("search", targets=found.targets, content=does.content, flags=does.flags)
+        return replace(does, targets=found.targets)
     if does.kind in ("delete", "move"):
         return Intent("delete", targets=found.targets, content=found.content, losses=everything)
     if does.kind == "edit" or does.losses:

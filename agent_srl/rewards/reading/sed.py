@@ -42,6 +42,11 @@ class SedCommand:
         return None
 
     @property
+    def reach(self) -> str:
+        """How far a replacement goes: told from others of sed alone, as an editor replaces the one place it finds."""
+        return "" if self.letter != "s" else "all lines" if self.everything else "some lines"
+
+    @property
     def everything(self) -> bool:
         """Whether it acts on every line."""
         return not self.pattern and self.first in (None, 1) and self.last is None

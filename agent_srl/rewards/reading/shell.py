@@ -23,6 +23,9 @@ _MAX_CHECKS = 150
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 _ESCAPED_IN_QUOTES = re.compile(r'\\([$`"\\\n])')
 _ANSI = {"\\n": "\n", "\\t": "\t", "\\'": "'", "\\\\": "\\"}
+_FALSE, _TRUE = re.compile(r"\s*(?:false|!\s*true)\s*"), re.compile(r"\s*(?:true|:|!\s*false)\s*")
+_OPPOSITES = {"true": "false", "false": "true"}
+_NEVER = {"if": _FALSE, "while": _FALSE, "until": _TRUE}
 _JOINTS = frozenset({"|", "|&", "&&", "||", ";", "&", ";;", "\n"})
 
 
@@ -95,6 +98,8 @@ class _Reader:
         self.commands: list[Command] = []
         self.joint = ";"
         self.hidden = False
+        self.functions: dict[str, Node | None] = {}
+        """Bodies by name; None once read, so that no script calls itself for ever."""
 
     def visit(self, node: Node, depth: int) -> None:
         if depth > _MAX_DEPTH or len(self.commands) >= MAX_COMMANDS:
@@ -111,6 +116,17 @@ class _Reader:
                 self._feed(node, depth)
             case "comment" | "heredoc_body":
                 pass
+            case "program":
+                for child in node.children:
+                    self.visit(child, depth + 1)
+                    if child.type == "command" and _text(child).split()[:1] == ["exit"]:
+                        break
+            case "negated_command" if _text(node.children[-1]) in _OPPOSITES:
+                self._add(Command([_OPPOSITES[_text(node.children[-1])]]))
+            case "function_definition":
+                self.functions[_text(node.children_by_field_name("name")[0])] = node.child_by_field_name("body")
+            case "if_statement" | "while_statement" if _never(node):
+                self._otherwise(node, depth)
             case kind if kind in _JOINTS:
                 self.joint = "|" if kind == "|&" else kind
             case _:
@@ -121,7 +137,19 @@ class _Reader:
         command.joint, command.hidden, self.joint = self.joint, self.hidden, ";"
         self.commands.append(command)
 
+    def _otherwise(self, node: Node, depth: int) -> None:
+        """What runs where the condition is known to be false."""
+        for child in node.children:
+            if child.type in ("elif_clause", "else_clause"):
+                self.visit(child, depth + 1)
+
     def _command(self, node: Node, depth: int) -> None:
+        name = _text(node.children[0]) if node.children else ""
+        if name in self.functions:
+            body, self.functions[name] = self.functions[name], None
+            if body is not None:
+                self.visit(body, depth + 1)
+            return
         parts = [
             c for c in node.children if c.type not in ("variable_assignment", "file_redirect", "herestring_redirect")
         ]
@@ -169,6 +197,12 @@ class _Reader:
         for child in node.children:
             if child.type not in ("heredoc_body", "file_redirect"):
                 self.visit(child, depth + 1)
+
+
+def _never(node: Node) -> bool:
+    """`if false` and `while ! true`: a body that never runs."""
+    condition = node.child_by_field_name("condition")
+    return condition is not None and _NEVER[_text(node.children[0])].fullmatch(_text(condition)) is not None
 
 
 def word(node: Node) -> str:

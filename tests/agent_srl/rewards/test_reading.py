@@ -67,6 +67,17 @@ SAME = {
     "count": ("wc -l a.py", "cat a.py | wc -l"),
     "files": ("cat tests/a.py tests/b.py", "cat tests/a.py; cat tests/b.py"),
     "tool name": ("pytest a.py", call("execute_bash", command="pytest a.py")),
+    "called": ("pytest a.py", "f() { pytest a.py; }; f"),
+    "certain": ("pytest a.py", "false || pytest a.py"),
+    "other branch": ("pytest a.py", "if false; then ls; else pytest a.py; fi"),
+    "negated": ("pytest a.py", "! false && pytest a.py"),
+    "count of commits": ("git log --oneline -n 5 -- a.py", "git log -5 --oneline -- a.py"),
+    "names left out": (editor(command="view", path="/testbed"), "find . -maxdepth 2 -not -path '*/.*'"),
+    "pruned": ("find . -name a.py", "find . -name .git -prune -o -name a.py -print"),
+    "order of options": ("diff -u a.py b.py", "diff a.py b.py -u"),
+    "newer name": ("git checkout -- a.py", "git restore a.py"),
+    "script": ("npm test -- --grep parser", "npm run test -- --grep parser"),
+    "ranges": ("sed -n '1,5p;9,12p' a.py", "sed -n '1,5p' a.py && sed -n '9,12p' a.py"),
     "labels": ("./tests/runtests.py forms_tests.tests.T", "python tests/runtests.py forms_tests.tests.T --parallel 1"),
 }
 
@@ -171,6 +182,42 @@ def test_destruction_is_seen(command):
 )
 def test_harmless_commands_destroy_nothing(command):
     assert not any(intent.losses for intent in read(command))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "false && pytest a.py",
+        "true || pytest a.py",
+        "! true && pytest a.py",
+        "false && ls && pytest a.py",
+        "if false; then pytest a.py; fi",
+        "while false; do pytest a.py; done",
+        "f() { pytest a.py; }",
+        "exit 0; pytest a.py",
+        "pytest a.py --help",
+        "python -m pytest a.py --version",
+        "pytest --collect-only a.py",
+        "make -n test",
+    ],
+)
+def test_what_never_runs_is_no_test_run(command):
+    assert all(intent.kind != "test" for intent in read(command))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "ls x && true || pytest a.py",
+        "ls x || false && pytest a.py",
+        "if x; then exit 1; fi; pytest a.py",
+        "x || exit; pytest a.py",
+        "f() { f; pytest a.py; }; f; f",
+        "if ! false; then pytest a.py; fi",
+    ],
+)
+def test_what_may_run_is_read(command):
+    assert any(intent.kind == "test" for intent in read(command))
 
 
 def test_joints_and_here_documents_are_kept_apart():

@@ -183,6 +183,28 @@ def test_what_destroys_is_worth_next_to_nothing_unless_the_expert_does_it(name):
     assert score("structured", harm, harm).value == 1
 
 
+TURNED = {
+    "false": ("false && pytest a.py", "pytest a.py"),
+    "branch": ("if false; then pytest a.py; fi", "pytest a.py"),
+    "function": ("f() { pytest a.py; }", "pytest a.py"),
+    "help": ("pytest a.py --help", "pytest a.py"),
+    "collected": ("pytest a.py --collect-only", "pytest a.py"),
+    "links": ("ln -s b a", "ln -s a b"),
+    "search": ("grep -v foo a.py", "grep foo a.py"),
+    "picked": ("pytest a.py -k 'not slow'", "pytest a.py -k slow"),
+    "name": ("pytest a.py -k 'not test_slow'", "pytest a.py -k test_slow"),
+    "ignored": ("pytest --ignore tests/a.py", "pytest tests/a.py"),
+    "one line": ("sed -i '120s/a/b/' a.py", "sed -i 's/a/b/' a.py"),
+    "other files": ("diff -u c.py d.py", "diff -u a.py b.py"),
+}
+
+
+@pytest.mark.parametrize("name", TURNED)
+def test_work_that_never_runs_or_is_turned_round_loses_clearly(name):
+    turned, expert = (Action(name="bash", arguments={"command": text}) for text in TURNED[name])
+    assert score("structured", turned, expert).value < 0.6
+
+
 @given(st.lists(st.sampled_from("abc"), max_size=12), st.lists(st.sampled_from("abc"), max_size=12))
 def test_dice_and_overlap_are_symmetric_and_bounded(left, right):
     assert overlap(left, right) == overlap(right, left)

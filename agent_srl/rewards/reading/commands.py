@@ -10,10 +10,11 @@ from agent_srl.rewards.reading.git import git
 from agent_srl.rewards.reading.intents import Change, Intent, is_scratch, is_source, loss, places
 from agent_srl.rewards.reading.interpreters import OTHERS, is_python, other_interpreter, python
 from agent_srl.rewards.reading.patches import patch_edits
-from agent_srl.rewards.reading.programs import DATABASES, understand
+from agent_srl.rewards.reading.programs import understand
 from agent_srl.rewards.reading.searches import act_on, file_pattern, grep, pattern_text
 from agent_srl.rewards.reading.shell import Command, read_commands
 from agent_srl.rewards.reading.windowed import read_windowed
+from agent_srl.rewards.reading.writers import DATABASES
 from agent_srl.rewards.targets import Target, normalise
 
 FALLBACK_WEIGHT = 0.3

@@ -7,9 +7,9 @@ import re
 from agent_srl.rewards.reading.intents import Intent, Loss, loss, places
 from agent_srl.rewards.reading.options import DRY_RUN, HELP, read_options
 from agent_srl.rewards.reading.patches import patch_edits
-from agent_srl.rewards.reading.programs import move
 from agent_srl.rewards.reading.searches import file_pattern, grep, pattern_text
 from agent_srl.rewards.reading.shell import Command
+from agent_srl.rewards.reading.writers import move
 
 _VALUED = frozenset(["m", "C", "c", "L", "S", "G", "format", "pretty", "author", "since"])
 _LOGS = frozenset(["log", "show", "shortlog", "reflog", "format-patch"])

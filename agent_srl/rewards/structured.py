@@ -85,12 +85,19 @@ NEAR: dict[frozenset[str], float] = {
         ("create", "run", 0.4),
         ("delete", "restore", 0.15),
         ("vcs", "view", 0.1),
+        ("vcs", "submit", 0.08),
     )
 }
 """Worth of another kind, in the same place."""
 
 
-_VERBS_NEAR = frozenset(["vcs", "run", "restore", "view", "search"])
+_NEAR_VERBS: dict[frozenset[str], float] = {
+    frozenset(("diff", "show")): 0.45,
+    frozenset(("diff", "status")): 0.4,
+    frozenset(("log", "show")): 0.4,
+}
+"""Worth of another sub-command of git that shows nearly the same; 0.3 of any other."""
+_VERBS_NEAR = frozenset(["run", "restore", "view", "search"])
 
 
 @dataclass(frozen=True)
@@ -179,6 +186,8 @@ def _verbs(left: Intent, right: Intent) -> float:
         return 1.0
     if left.kind == "edit":  # an editor's replacement has no reach
         return 0.5 if left.verb and right.verb else 1.0
+    if left.kind == "vcs":
+        return _NEAR_VERBS.get(frozenset((left.verb, right.verb)), 0.3)
     return 0.93 if left.kind == "test" else 0.3 if left.kind in _VERBS_NEAR else 0.1
 
 

@@ -183,6 +183,16 @@ def test_what_destroys_is_worth_next_to_nothing_unless_the_expert_does_it(name):
     assert score("structured", harm, harm).value == 1
 
 
+def test_attempts_at_handing_in_and_at_a_diff_are_told_apart():
+    for expert, attempts in (
+        ("submit", ["git diff", "ls"]),
+        ("git diff", ["git show", "git status", "git log", "ls"]),
+    ):
+        calls = [Action(name="bash", arguments={"command": text}) for text in (*attempts, expert)]
+        values = [score("structured", call, calls[-1]).value for call in calls[:-1]]
+        assert values == sorted(set(values), reverse=True)
+
+
 TURNED = {
     "false": ("false && pytest a.py", "pytest a.py"),
     "branch": ("if false; then pytest a.py; fi", "pytest a.py"),

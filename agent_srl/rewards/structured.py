@@ -78,7 +78,7 @@ NEAR: dict[frozenset[str], float] = {
         ("search", "list", 0.15),
         ("find", "list", 0.4),
         ("run", "test", 0.4),
-        ("list", "test", 0.25),
+        ("list", "test", 0.1),
         ("run", "other", 0.15),
         ("edit", "create", 0.35),
         ("edit", "run", 0.05),

@@ -177,10 +177,12 @@ def _run(command: Command, folder: str, depth: int) -> list[Intent]:
 
 
 def _nested(name: str, command: Command) -> str | None:
-    """The command line in `bash -c LINE`, `eval LINE` and `bash <<EOF`."""
+    """The command line in `bash -c LINE`, `eval LINE`, `trap LINE EXIT` and `bash <<EOF`."""
     words = command.words[1:]
     if name == "eval":
         return " ".join(words)
+    if name == "trap":
+        return "".join(words[:1])
     if name not in ("bash", "sh", "zsh"):
         return None
     for option, value in pairwise(words):

@@ -38,8 +38,9 @@ def git(command: Command, folder: str) -> list[Intent]:
         rest = [re.sub(r"^-(\d+)$", r"-n\1", word) for word in rest]
     options = read_options(rest, _VALUED | {"n"} if verb in _LOGS else _VALUED)
     paths = [w for w in options.rest if _is_path(w)]
+    count = options.values.pop("n", [])
     named = [w for w in options.rest if w not in paths] + [v for vs in options.values.values() for v in vs]
-    flags = frozenset(f"git {f}" for f in options.flags - _SHOWN_ALIKE)
+    flags = frozenset(f"git {f}" for f in (options.flags - _SHOWN_ALIKE) | {f"-n {n}" for n in count})
     if HELP & set(rest):
         return [Intent("other", verb="git --help")]
     losses = _losses(verb, rest, paths, options.flags, folder)

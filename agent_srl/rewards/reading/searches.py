@@ -63,8 +63,10 @@ def act_on(found: Intent, command: list[Intent]) -> Intent:
         return found
     does = command[0]
     everything = (Loss("*", True),)
-    if does.kind == "search":
+    if does.kind in ("search", "test"):
         return replace(does, targets=found.targets)
+    if does.kind == "run" and not does.losses:
+        return does
     if does.kind in ("delete", "move"):
         return Intent("delete", targets=found.targets, content=found.content, losses=everything)
     if does.kind == "edit" or does.losses:

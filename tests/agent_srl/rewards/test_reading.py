@@ -73,6 +73,8 @@ SAME = {
     "negated": ("pytest a.py", "! false && pytest a.py"),
     "count of commits": ("git log --oneline -n 5 -- a.py", "git log -5 --oneline -- a.py"),
     "names left out": (editor(command="view", path="/testbed"), "find . -maxdepth 2 -not -path '*/.*'"),
+    "found tests": ("pytest tests", "find tests -name 'test_*.py' | xargs pytest"),
+    "found run": ("python x.py '{}'", "ls | xargs -n1 python x.py"),
     "pruned": ("find . -name a.py", "find . -name .git -prune -o -name a.py -print"),
     "order of options": ("diff -u a.py b.py", "diff a.py b.py -u"),
     "newer name": ("git checkout -- a.py", "git restore a.py"),
@@ -150,6 +152,9 @@ def test_a_patch_is_an_edit_per_hunk():
         "python manage.py flush --no-input",
         "./manage.py flush",
         "kill -9 -1",
+        "trap 'rm -rf pkg' EXIT; ls",
+        "ls | xargs -I{} bash -c 'rm -rf {}'",
+        "f() { rm -rf pkg; }; ls && f",
     ],
 )
 def test_destruction_is_seen(command):
@@ -178,6 +183,8 @@ def test_destruction_is_seen(command):
         "psql -c 'SELECT * FROM users'",
         "python manage.py migrate",
         "kill -9 1234",
+        "f() { rm -rf pkg; }; ls",
+        "rm --help",
     ],
 )
 def test_harmless_commands_destroy_nothing(command):

@@ -193,6 +193,11 @@ def test_attempts_at_handing_in_and_at_a_diff_are_told_apart():
         assert values == sorted(set(values), reverse=True)
 
 
+def test_how_many_commits_are_shown_counts_little():
+    few, more = (Action(name="bash", arguments={"command": f"git log --oneline -{n}"}) for n in (3, 5))
+    assert 0.7 < score("structured", few, more).value < 1
+
+
 TURNED = {
     "false": ("false && pytest a.py", "pytest a.py"),
     "branch": ("if false; then pytest a.py; fi", "pytest a.py"),

@@ -202,7 +202,7 @@ def _weight(intent: Intent) -> float:
 def _gate(ours: Sequence[Intent], theirs: Sequence[Intent]) -> float:
     """What is left where the candidate destroys what the expert keeps, or makes files where it makes none."""
     spared = [loss for intent in ours for loss in intent.losses if not _covered(loss, theirs)]
-    gates = [0.6 if is_scratch(loss.path) else 0.015 if loss.broad else 0.1 for loss in spared]
+    gates = [0.6 if is_scratch(loss.path) else 0.015 if loss.broad else 0.05 for loss in spared]
     if not any(intent.change for intent in theirs):
         gates += [0.3 for i in ours if i.kind == "create" and not all(is_scratch(t.path) for t in i.targets)]
     return min(gates, default=1.0)

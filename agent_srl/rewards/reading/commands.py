@@ -35,6 +35,7 @@ _TAKES_INPUT = DATABASES | {"bash", "sh", "patch", "git", "sed", "awk", "tee"}
 _PASSES = {"false": False, "true": True, ":": True}
 _SKIPPED = (("&&", False), ("||", True))
 """What never runs: (joint, whether the command before it passes)."""
+_RUN_ON_FOUND = frozenset(["-exec", "-execdir", "-ok"])
 _OUTPUTS = {"sort": ("-o", "--output"), "curl": ("-o", "--output"), "wget": ("-O", "--output-document")}
 """Options that name a file to write."""
 _PROMPT = re.compile(r"\A\s*\$\s+")
@@ -146,6 +147,13 @@ def _on_arguments(found: list[Intent], source: Command, command: Command, folder
     return [act_on(intent, does) for intent in found]
 
 
+def _on_found(words: list[str], folder: str, depth: int) -> list[Intent]:
+    """`find ... -exec PROGRAM`: the program, run on what was found."""
+    at = next(i for i, word in enumerate(words) if word in _RUN_ON_FOUND)
+    does = _run(Command([w for w in words[at + 1 :] if w not in (";", "+")]), folder, depth + 1)
+    return [act_on(intent, does) for intent in understand(Command(words[:at]), folder)]
+
+
 def _fed(source: Command, command: Command, folder: str, depth: int) -> list[Intent]:
     """`cat <<EOF | python` and `echo TEXT | tee FILE`: what the first program prints is the input of the second."""
     text = source.stdin if source.stdin is not None else " ".join(source.words[1:])
@@ -165,6 +173,8 @@ def _run(command: Command, folder: str, depth: int) -> list[Intent]:
     nested = _nested(name, command) if depth < _MAX_NESTING else None
     if nested is not None:
         return read_command_line(nested, folder, depth + 1)
+    if name == "find" and depth < _MAX_NESTING and _RUN_ON_FOUND & set(command.words):
+        return _on_found(command.words, folder, depth)
     if is_python(name):
         return python(command, folder)
     if name == "git":

@@ -10,7 +10,7 @@ import re
 
 from agent_srl.rewards.reading.intents import Change, Intent, Loss, loss, place, places
 from agent_srl.rewards.reading.options import HELP, read_options
-from agent_srl.rewards.reading.searches import act_on, grep, wanted_names
+from agent_srl.rewards.reading.searches import grep, wanted_names
 from agent_srl.rewards.reading.sed import SedCommand, read_sed
 from agent_srl.rewards.reading.shell import Command
 from agent_srl.rewards.reading.writers import WRITERS, Handler
@@ -24,7 +24,6 @@ _TEST_VALUES = frozenset(
 _NEGATED = re.compile(r"\bnot\s+([\w.]+)")
 _NOT_RUN = frozenset(["collect-only", "co", "collectonly", "setup-plan", "fixtures", "markers", "h", "listTests"])
 _SCRIPTED = frozenset(["npm", "yarn", "pnpm"])
-_RUN_ON_FOUND = frozenset(["-exec", "-execdir", "-ok"])
 
 
 def understand(command: Command, folder: str) -> list[Intent]:
@@ -114,15 +113,12 @@ def awk(command: Command, folder: str) -> list[Intent]:
 
 
 def find(command: Command, folder: str) -> list[Intent]:
-    """find and fd: files by name, or what is done to them."""
+    """find and fd: files by name; with `-delete` they are gone."""
     words = command.words[1:]
     cut = next((i for i, w in enumerate(words) if w.startswith(("-", "(", "!"))), len(words))
     targets, tests = places(words[:cut] or ["."], folder), words[cut:]
-    at = next((i for i, w in enumerate(tests) if w in _RUN_ON_FOUND), None)
-    names = wanted_names(tests[:at])
+    names = wanted_names(tests)
     found = Intent("find" if names else "list", targets=targets, content=names)
-    if at is not None:
-        return [act_on(found, understand(Command([w for w in tests[at + 1 :] if w not in (";", "+")]), folder))]
     if "-delete" in tests:
         return [Intent("delete", targets=targets, content=names, losses=(Loss("*", True),))]
     return [found]

@@ -152,6 +152,8 @@ def test_a_patch_is_an_edit_per_hunk():
         "python manage.py flush --no-input",
         "./manage.py flush",
         "kill -9 -1",
+        "find . -name '*.py' -exec bash -c 'rm {}' \\;",
+        "find . -name '*.py' -exec git checkout {} +",
         "trap 'rm -rf pkg' EXIT; ls",
         "ls | xargs -I{} bash -c 'rm -rf {}'",
         "f() { rm -rf pkg; }; ls && f",

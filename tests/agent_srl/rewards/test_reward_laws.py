@@ -284,6 +284,7 @@ def test_no_bytes_crash_a_shell_call(raw):
         ("cat <<EOF\n" * 2000, "python - <<E\n" + "x=(" * 3000),
         ("ls;" * 5000, "pwd;cat f;" * 3000),
         ("../" * 6000, "/" * 9000),
+        ("find . -exec " * 2500, "f() { g; }; g() { f; }; f; " * 1500),
     ],
 )
 def test_hostile_texts_are_scored_in_bounded_time(texts):

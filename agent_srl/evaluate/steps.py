@@ -12,6 +12,7 @@ from agent_srl.errors import DataError, EngineError
 from agent_srl.evaluate.agreement import agreement
 from agent_srl.evaluate.perplexity import perplexity
 from agent_srl.evaluate.stats import Estimate, bootstrap, paired
+from agent_srl.memory import release_memory
 from agent_srl.rewards.kinds import Weights, score
 from agent_srl.rewards.similarity import bare_call
 from agent_srl.rollout.engine import Sampling
@@ -118,6 +119,7 @@ async def score_policy(
         calls = [sampler.groups(part, n, replace(s, seed=s.seed + start)) for n, s in wanted.values()]
         for name, found in zip(wanted, await asyncio.gather(*calls), strict=True):
             groups[name] += found
+        release_memory()
         if on_progress:
             on_progress(len(part))
     return {name: _scores(found) for name, found in groups.items()}

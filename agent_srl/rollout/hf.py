@@ -8,6 +8,7 @@ runs until its last row ends).
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +44,8 @@ class TransformersEngine:
         self._model, self._end_tokens, self._max_rows = model, end_tokens, max_rows
         self._waiting: list[_Request] = []
         self._worker: asyncio.Task[None] | None = None
+        # One thread of its own: glibc keeps a heap for each thread that ever allocated.
+        self._thread = ThreadPoolExecutor(1, "engine")
         self.tokens_decoded = 0
 
     async def generate(self, prompt_P: tuple[int, ...], n: int, sampling: Sampling) -> list[Completion]:
@@ -61,13 +64,14 @@ class TransformersEngine:
         if self._worker is not None and not self._worker.done():
             self._worker.cancel()
             await asyncio.gather(self._worker, return_exceptions=True)
+        self._thread.shutdown(wait=False)
 
     async def _serve(self) -> None:
         await asyncio.sleep(0)  # let everything that was asked for at the same time arrive
         while self._waiting:
             batch = self._next_batch()
             try:
-                results = await asyncio.to_thread(self._run, batch)
+                results = await asyncio.get_running_loop().run_in_executor(self._thread, self._run, batch)
             except (RuntimeError, ValueError, IndexError) as error:
                 for request in batch:
                     if not request.result.done():

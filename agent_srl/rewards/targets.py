@@ -87,6 +87,8 @@ def path_similarity(left: str, right: str) -> float:
         return 0.97
     a, b = left.split("/"), right.split("/")
     if left == "." or right == ".":
+        if (right if left == "." else left).startswith(("/", "~", "..")):  # outside the repository
+            return WRONG_FILE
         return max(0.2, 0.65 - 0.08 * len(b if left == "." else a))
     shorter, longer = sorted((a, b), key=len)
     if longer[: len(shorter)] == shorter and "." not in shorter[-1][1:]:

@@ -75,12 +75,13 @@ def make(
         finally:
             await backend.close()
 
-    try:
-        with _bar(console) as progress:
+    with _bar(console) as progress:
+        try:
             tasks = asyncio.run(run(progress))
-    except KeyboardInterrupt:
-        console.print(f"Interrupted. What was found is in {out / 'tasks.jsonl'}.")
-        raise typer.Exit(130) from None
+        except KeyboardInterrupt:
+            made = sum(int(bar.completed) for bar in progress.tasks)
+            console.print(f"Interrupted. Tasks made: {made}{_place(out) if made else ''}.")
+            raise typer.Exit(130) from None
     _summary(console, tasks, out)
     if not tasks:
         raise TaskError(f"no tasks could be made; the reasons are in {out / 'report.json'}")
@@ -129,6 +130,11 @@ def _bar(console: Console) -> Progress:
     return Progress(*columns, TextColumn("{task.description}"), console=console)
 
 
+def _place(out: Path) -> str:
+    """Of the tasks of this run; without any, the file is that of an earlier one."""
+    return f" in {out / 'tasks.jsonl'}"
+
+
 def _summary(console: Console, tasks: Sequence[Task], out: Path) -> None:
     report = json.loads((out / "report.json").read_text())
     table = Table("package", "tasks", "variants run", "edits", "kinds of bugs")
@@ -137,7 +143,7 @@ def _summary(console: Console, tasks: Sequence[Task], out: Path) -> None:
         kinds = ", ".join(row["kinds"])
         table.add_row(escape(name), str(row["made"]), str(row["tried"]), edits, kinds or "-")
     console.print(table)
-    console.print(f"{len(tasks)} of {report['wanted']} tasks in {out / 'tasks.jsonl'}")
+    console.print(f"{len(tasks)} of {report['wanted']} tasks{_place(out) if tasks else ''}")
     for row in report["packages"].values():
         if row["reason"]:
             console.print(f"[yellow]{escape(row['reason'])}[/]")

@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from env_server.errors import TaskError
 from env_server.schema import Task
@@ -46,7 +47,10 @@ class PackageReport:
 
 
 class Writer:
-    """Collects tasks and appends each to the file at once, so that an interruption loses none."""
+    """Collects tasks and appends each to the file at once, so that an interruption loses none.
+
+    An earlier file makes way when there is a first task, not before.
+    """
 
     def __init__(self, out: Path, total: int, on_progress: Progress | None, on_note: Note | None) -> None:
         self.tasks: list[Task] = []
@@ -55,27 +59,37 @@ class Writer:
         self._total = total
         self._on_progress = on_progress or (lambda made, total: None)
         self._out = out
+        self._handle: TextIO | None = None
         try:
             out.mkdir(parents=True, exist_ok=True)
-            if (out / "tasks.jsonl").exists():
-                (out / "tasks.jsonl").replace(out / "tasks.previous.jsonl")
-            self._handle = (out / "tasks.jsonl").open("w")
+            with tempfile.TemporaryFile(dir=out):
+                pass
         except OSError as error:
             raise TaskError(f"cannot write to {out}: {error.strerror}; choose another folder with --out") from error
 
     def add(self, task: Task) -> None:
         """Keep one task."""
+        if self._handle is None:
+            self._handle = self._open()
         self.tasks.append(task)
-        self._handle.write(task.model_dump_json(exclude_defaults=True) + "\n")
+        self._handle.write(json.dumps(task.row(), ensure_ascii=False) + "\n")
         self._handle.flush()
         self._on_progress(len(self.tasks), self._total)
         self.say(f"{task.repo}: {task.instance_id}")
 
     def close(self, report: dict[str, PackageReport], settings: dict[str, Any]) -> None:
         """Write report.json beside the tasks."""
-        self._handle.close()
+        if self._handle is not None:
+            self._handle.close()
         row = {**settings, "made": len(self.tasks), "packages": {k: vars(v) for k, v in report.items()}}
         (self._out / "report.json").write_text(json.dumps(row, indent=1) + "\n")
+
+    def _open(self) -> TextIO:
+        """An empty file is not worth a good one that was set aside before."""
+        path = self._out / "tasks.jsonl"
+        if path.exists() and path.stat().st_size:
+            path.replace(self._out / "tasks.previous.jsonl")
+        return path.open("w", encoding="utf-8")
 
 
 async def make_tasks(
@@ -95,7 +109,8 @@ async def make_tasks(
     Args:
         packages: `NAME` or `NAME==VERSION`, of source distributions on the package index.
         count: tasks wanted. Fewer are returned where the packages do not have them; report.json says why.
-        out: folder for tasks.jsonl and report.json; an earlier tasks.jsonl becomes tasks.previous.jsonl.
+        out: folder for tasks.jsonl and report.json; an earlier tasks.jsonl becomes tasks.previous.jsonl
+            when the first task is made.
         difficulty: `easy`, `medium`, `hard` or `mixed`.
         workers: sandboxes at work at the same time.
 

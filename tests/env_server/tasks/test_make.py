@@ -4,12 +4,13 @@ import asyncio
 import json
 
 import pytest
+from swebench.types import SWEbenchInstance
 
 from env_server.errors import TaskError
 from env_server.settings import Settings
 from env_server.tasks.base import load_tasks
 from env_server.tasks.environments import ensure
-from env_server.tasks.make import make_tasks
+from env_server.tasks.make import Writer, make_tasks
 from env_server.tasks.swe import collect_patch, prepare
 from env_server.tasks.validate import validate_tasks
 from sandboxes.base import Outcome
@@ -91,6 +92,29 @@ async def test_the_same_seed_makes_the_same_tasks(made, backend, tmp_path):
     again = await make_tasks(["shapes-demo"], 2, tmp_path, seed=1, difficulty="medium", workers=1, backend=backend)
     assert tasks == again
     assert load_tasks(tmp_path / "tasks.previous.jsonl") == tasks
+
+
+async def test_calls_that_make_nothing_leave_the_task_files_alone(made, backend, tmp_path):
+    (tmp_path / "tasks.jsonl").write_text(good := (made[1] / "tasks.jsonl").read_text())
+    (tmp_path / "tasks.previous.jsonl").write_text(older := good.splitlines()[0])
+    for _ in range(2):
+        assert not await make_tasks(["a b"], 1, tmp_path, seed=0, difficulty="easy", workers=1, backend=backend)
+    assert (tmp_path / "tasks.jsonl").read_text() == good
+    assert (tmp_path / "tasks.previous.jsonl").read_text() == older
+
+
+def test_an_empty_file_does_not_take_the_place_of_a_good_one(made, task, tmp_path):
+    (tmp_path / "tasks.previous.jsonl").write_text("good")
+    (tmp_path / "tasks.jsonl").write_text("")
+    writer = Writer(tmp_path, 1, None, None)
+    writer.add(task)
+    writer.close({}, {})
+    assert (tmp_path / "tasks.previous.jsonl").read_text() == "good"
+
+
+def test_rows_hold_all_columns_of_swe_bench(made):
+    rows = [json.loads(line) for line in (made[1] / "tasks.jsonl").read_text().splitlines()]
+    assert not [row for row in rows if not set(SWEbenchInstance.__annotations__) <= row.keys()]
 
 
 async def test_an_interruption_keeps_what_was_found(index, backend, tmp_path):

@@ -43,7 +43,7 @@ def load_tasks(path: Path) -> list[Task]:
             the list), or two rows share an `instance_id`.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise TaskError(f"no such file: {path}; make one with `agent-srl tasks make --out DIR`") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -73,7 +73,7 @@ def _rows(text: str, path: Path) -> Iterator[tuple[str, Any]]:
 def _parsed(text: str, where: str) -> Any:
     try:
         return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: also a number of more digits than Python takes
         raise TaskError(f"{where}: not JSON ({error}); mend or remove the line") from None
 
 
@@ -84,3 +84,5 @@ def _task(row: Any, where: str) -> Task:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"])) or "the row"
         raise TaskError(f"{where}: {field}: {first['msg']}; mend or remove the line") from None
+    except RecursionError:
+        raise TaskError(f"{where}: JSON in a column is nested too deeply; mend or remove the line") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -97,6 +98,8 @@ def validate(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per row instead of a table.")] = False,
 ) -> None:
     """Check that every row's gold patch resolves it and an empty one does not; exit code 1 if not."""
+    if not 0 < timeout < math.inf:
+        raise TaskError(f"--timeout is {timeout:g}: give seconds above 0, such as 300")
     tasks = load_tasks(file)
     console = Console()
 

@@ -7,10 +7,20 @@ from typer.testing import CliRunner
 
 from env_server.errors import TaskError
 from env_server.tasks import needs
+from env_server.tasks.base import load_tasks
 from env_server.tasks.cli import app
 from env_server.tasks.sources import Source
 
 run = CliRunner()
+TEXTS = (
+    None,
+    "{broken\n",
+    '{"instance_id": 3}\n',
+    "",
+    json.dumps({"instance_id": "a", "problem_statement": "p", "FAIL_TO_PASS": "9" * 5000}),
+    json.dumps({"instance_id": "a", "problem_statement": "p", "FAIL_TO_PASS": "[" * 50_000}),
+    '{"instance_id": "a", "problem_statement": "p", "n": ' + "9" * 5000 + "}",
+)
 
 
 def test_validate_names_the_bad_row_and_fails(made, tmp_path):
@@ -35,7 +45,7 @@ def test_make_says_what_came_of_each_package(index, tmp_path):
     assert len((tmp_path / "tasks.jsonl").read_text().splitlines()) == 2
 
 
-@pytest.mark.parametrize("text", [None, "{broken\n", '{"instance_id": 3}\n', ""])
+@pytest.mark.parametrize("text", TEXTS)
 def test_a_bad_file_is_one_clear_error(tmp_path, text):
     file = tmp_path / "tasks.jsonl"
     if text is not None:
@@ -43,6 +53,18 @@ def test_a_bad_file_is_one_clear_error(tmp_path, text):
     result = run.invoke(app, ["validate", str(file)])
     assert isinstance(result.exception, TaskError)
     assert "tasks.jsonl" in str(result.exception) and "\n" not in str(result.exception)
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf"])
+def test_a_timeout_that_is_none_is_one_clear_error(tmp_path, seconds):
+    result = run.invoke(app, ["validate", str(tmp_path / "tasks.jsonl"), "--timeout", seconds])
+    assert isinstance(result.exception, TaskError) and "--timeout" in str(result.exception)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_row(tmp_path):
+    row = json.dumps({"instance_id": "a", "problem_statement": "p"})
+    (tmp_path / "tasks.jsonl").write_text(row, encoding="utf-8-sig")
+    assert [task.instance_id for task in load_tasks(tmp_path / "tasks.jsonl")] == ["a"]
 
 
 def test_only_what_the_author_requires_is_installed(tmp_path):

@@ -18,7 +18,7 @@ import typer
 
 from agent_srl.config import DataConfig
 from agent_srl.data.audit import audit, count_tokens, first_word
-from agent_srl.data.expert import Dropped, record_trajectories
+from agent_srl.data.expert import Dropped, Part, record_trajectories
 from agent_srl.data.formats import READERS, WRITERS, read_records, read_trajectories, write_trajectories
 from agent_srl.data.formats.write import LOST
 from agent_srl.errors import DataError
@@ -49,6 +49,8 @@ def record(
 ) -> None:
     """Record an expert that solves each task in a sandbox; runs that do not end resolved are dropped.
 
+    After an interruption the same command goes on from the runs in the file OUT.part.
+
     Example:
 
       agent-srl trajectories record --tasks tasks.jsonl --out expert.jsonl.gz
@@ -61,12 +63,21 @@ def record(
         raise DataError(f"{tasks} holds no software task; make some with `agent-srl tasks make --out DIR`")
     console = Console()
     dropped: list[Dropped] = []
-    found = asyncio.run(_record(rows, seed, per_task, workers, sandbox, console, dropped))
+    part = Part(out)
+    if part:
+        console.say(f"going on from {part.path} ({len(part)} runs)")
+    try:
+        found = asyncio.run(_record(rows, seed, per_task, workers, sandbox, console, part, dropped))
+    except KeyboardInterrupt:
+        kept = f"; {len(part)} runs are in {part.path}, and the same command goes on from there" if part else ""
+        console.say(f"interrupted{kept}")
+        raise typer.Exit(130) from None
     for run in dropped:
         console.say(f"not kept: {run}")
     if not found:
         raise DataError(f"no run of {tasks} ended resolved; check the tasks with `agent-srl tasks validate {tasks}`")
     write_trajectories(out, found)
+    part.drop()
     summarise(found, len(dropped), out, console)
 
 
@@ -199,6 +210,7 @@ async def _record(
     workers: int,
     sandbox: str,
     console: Console,
+    part: Part,
     dropped: list[Dropped],
 ) -> list[Trajectory]:
     from env_server.local import open_environment
@@ -212,6 +224,7 @@ async def _record(
                 seed=seed,
                 workers=workers,
                 per_task=per_task,
+                part=part,
                 on_progress=tick,
                 on_drop=dropped.append,
             )

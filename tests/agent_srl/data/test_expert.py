@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from repository import BUGS, FILES, SmallService, buggy, task
 
-from agent_srl.data.expert import Dropped, record_trajectories, record_trajectory
+from agent_srl.data.expert import Dropped, Part, record_trajectories, record_trajectory
 from agent_srl.data.expert_facts import parse_patch, printing, snippets_in
 from agent_srl.data.expert_probe import definitions, probe, route, unique_edit
 from agent_srl.data.expert_thoughts import describe_change, last_line, say
@@ -104,6 +104,35 @@ async def test_runs_that_do_not_resolve_are_dropped_and_named(service: SmallServ
     assert [t.instance_id for t in found] == ["ranges__raises"]
     assert [(d.instance_id, d.seed) for d in dropped] == [("ranges__direct", 5), ("ranges__two", 5)]
     assert len(ticks) == 3
+
+
+async def test_an_interrupted_recording_goes_on_where_it_was(service: SmallService, tmp_path: Path):
+    rows, out = [task("direct"), task("raises")], tmp_path / "expert.jsonl.gz"
+    part = Part(out)
+
+    async def run(tasks: list[Task], part: Part) -> list[Trajectory]:
+        return await record_trajectories(tasks, service, seed=0, workers=1, part=part)  # type: ignore[arg-type]
+
+    first = await run(rows[:1], part)
+    with part.path.open("a") as handle:
+        handle.write('{"run": "torn')
+    part, opened = Part(out), []
+    service.create_session = counting(service.create_session, opened)  # type: ignore[method-assign]
+    found = await run(rows, part)
+    assert found[:1] == first and [t.instance_id for t in found] == ["ranges__direct", "ranges__raises"]
+    assert set(opened) == {"ranges__raises"}
+    assert len(Part(out)) == 2 and Part(out).get(rows[0], 1) is None
+    assert Part(out).get(rows[0].model_copy(update={"patch": "other"}), 0) is None
+    part.drop()
+    assert list(tmp_path.iterdir()) == []
+
+
+def counting(create, opened: list[str]):  # type: ignore[no-untyped-def]
+    async def wrapped(instance_id: str):  # type: ignore[no-untyped-def]
+        opened.append(instance_id)
+        return await create(instance_id)
+
+    return wrapped
 
 
 def changed(patch: str) -> list[str]:

@@ -19,10 +19,20 @@ def _json_list(value: Any) -> Any:
 
 NO_ACTION = "no action"
 """Why a turn without a call is no target."""
-SWE_BENCH_COLUMNS = frozenset(
-    "repo instance_id base_commit patch test_patch problem_statement hints_text created_at version FAIL_TO_PASS "
-    "PASS_TO_PASS environment_setup_commit".split()
-)
+SWE_BENCH_COLUMNS = {
+    "repo",
+    "instance_id",
+    "base_commit",
+    "patch",
+    "test_patch",
+    "problem_statement",
+    "hints_text",
+    "created_at",
+    "version",
+    "FAIL_TO_PASS",
+    "PASS_TO_PASS",
+    "environment_setup_commit",
+}
 """What its own loaders require of a row, even where it is empty."""
 TestIds = Annotated[list[str], BeforeValidator(_json_list)]
 
@@ -158,7 +168,7 @@ class Task(BaseModel):
 
     def row(self) -> dict[str, Any]:
         """For a task file: all of SWE-bench's columns, and of the others those that differ from their default."""
-        return {**self.model_dump(include=set(SWE_BENCH_COLUMNS)), **self.model_dump(exclude_defaults=True)}
+        return {**self.model_dump(include=SWE_BENCH_COLUMNS), **self.model_dump(exclude_defaults=True)}
 
     def public(self) -> TaskInfo:
         """What an agent or a client may see: never the gold patch, hidden tests or answers."""

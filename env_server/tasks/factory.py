@@ -10,7 +10,7 @@ import hashlib
 import random
 import tempfile
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 
@@ -29,6 +29,8 @@ from env_server.tasks.trees import copy_tree, diff_files, is_test_side, make_rep
 MAX_FAILING = 10
 BROAD = 60
 """Tests that call a function: above it, most bugs fail more than ten."""
+SPARE = 3
+"""Tasks without code that are set aside before one is taken: what the search may cost a package that has no other."""
 PATIENCE = 12
 """Runs per wanted task before a package counts as exhausted."""
 
@@ -39,6 +41,16 @@ class Planted:
 
     edits: tuple[Edit, ...]
     failing: tuple[str, ...]
+    parts: tuple[Planted, ...] = ()
+    """What it was combined of: edits that were run alone."""
+
+    def own(self) -> list[frozenset[str]]:
+        """Of each edit, the tests that no other one makes fail."""
+        return _own(self.parts or (self,))
+
+
+def _own(parts: Sequence[Planted]) -> list[frozenset[str]]:
+    return [frozenset(part.failing).difference(*(o.failing for o in parts if o is not part)) for part in parts]
 
 
 class Factory:
@@ -71,6 +83,7 @@ class Factory:
         broad = {function for function, tests in suite.callers.items() if len(tests) > BROAD or "" in tests}
         self._chooser = Chooser(edits, self._files, copies, self._rng, difficulty, broad)
         self._pool: list[Planted] = []
+        self._spare: list[Task] = []
         self._cpu_s = 3 * suite.cpu_s + 3
 
     async def tasks(self, labs: Sequence[Lab], count: int) -> AsyncGenerator[Task, None]:
@@ -81,15 +94,28 @@ class Factory:
             planted = await self._next(labs, size)
             if planted is None:
                 if size == 1:
-                    return
+                    break
                 size = 1  # no edits left to combine
                 continue
             task = await self._finish(labs[0], planted)
-            if task is not None:
-                self._chooser.count(planted.edits)
+            if task is None:
+                self._pool += planted.parts[1:]
+                continue
+            self._chooser.count(planted.edits)
+            if (task := self._rather_code(task)) is not None:
                 made += 1
                 size = next(plan)
                 yield task
+        while made < count and self._spare:
+            made += 1
+            yield self._spare.pop(0)
+
+    def _rather_code(self, task: Task) -> Task | None:
+        """Set a few tasks whose statement holds no code aside, in the hope of better ones."""
+        if statement.CODE in task.problem_statement:
+            return task
+        self._spare.append(task)
+        return self._spare.pop(0) if len(self._spare) > SPARE else None
 
     async def _next(self, labs: Sequence[Lab], size: int) -> Planted | None:
         """Edits whose failing tests are few enough; None if there are no more, or too few that go together."""
@@ -115,15 +141,17 @@ class Factory:
         combined = await self._run(lab, [edit for part in parts for edit in part.edits])
         if combined is None:
             self._pool += parts[1:]
-        return combined
+            return None
+        return replace(combined, parts=parts)
 
     def _combination(self, size: int) -> tuple[Planted, ...] | None:
-        """Planted edits in different places whose failing tests together are few enough; in one file if possible."""
+        """Planted edits in different places, each with failing tests of its own; in one file if possible."""
         fitting = [
             parts
             for parts in combinations(self._pool[:8], size)
             if not overlap([edit for part in parts for edit in part.edits])
-            and 1 < len({test for part in parts for test in part.failing}) <= MAX_FAILING
+            and all(_own(parts))
+            and len({test for part in parts for test in part.failing}) <= MAX_FAILING
         ]
         return min(fitting, key=lambda parts: len({part.edits[0].file for part in parts}), default=None)
 
@@ -166,12 +194,12 @@ class Factory:
                 edited,
                 self._cpu_s,
             )
-            known = observed.symptoms or (observed.crash and observed.calls)
-            if not known or not set(planted.failing) <= observed.confirmed:
+            told = _told(planted, observed)
+            if told is None or not set(planted.failing) <= observed.confirmed:
                 return None
             if not await self._still_runs(lab, {**bug, **tests}, planted):
                 return None
-        return await asyncio.to_thread(self._row, planted, bug, tests, observed)
+        return await asyncio.to_thread(self._row, planted, bug, tests, told)
 
     def _without(self, failing: Sequence[str]) -> dict[str, bytes]:
         """The test files without the functions of the failing tests."""
@@ -191,23 +219,21 @@ class Factory:
         run = await lab.run(changes, self._suite.run_only(left), self._cpu_s)
         return run.exit_code in (0, 1, 5) and left <= run.passed()
 
-    def _row(self, planted: Planted, bug: dict[str, bytes], tests: dict[str, bytes], observed: Observed) -> Task:
+    def _row(self, planted: Planted, bug: dict[str, bytes], tests: dict[str, bytes], told: Observed) -> Task | None:
         pristine = {file: self._files[file] for file in (*bug, *tests)}
         setup_patch = diff_files(pristine, {**bug, **tests})
         digest = hashlib.sha256(setup_patch.encode()).hexdigest()[:8]
         name, version = self.source.name, self.source.version
         instance_id = f"{name}-{version}__{digest}"
+        python, edits = self.environment.record.python, len(planted.edits)
+        text = statement.write(told, package=name, version=version, python=python, seed=instance_id, edits=edits)
+        if text is None:
+            return None
         return Task(
             instance_id=instance_id,
             repo=name,
             base_commit=self._commit({**bug, **tests}),
-            problem_statement=statement.write(
-                observed,
-                package=name,
-                version=version,
-                python=self.environment.record.python,
-                seed=instance_id,
-            ),
+            problem_statement=text,
             patch=diff_files(bug, {file: pristine[file] for file in bug}),
             test_patch=diff_files(tests, {file: pristine[file] for file in tests}),
             FAIL_TO_PASS=list(planted.failing),
@@ -219,9 +245,9 @@ class Factory:
             environment=self.environment.record,
             difficulty=Difficulty(
                 kinds=[edit.kind for edit in planted.edits],
-                edits=len(planted.edits),
+                edits=edits,
                 function_lines=max(edit.function_lines for edit in planted.edits),
-                call_distance=observed.distance,
+                call_distance=told.distance,
             ),
         )
 
@@ -231,3 +257,14 @@ class Factory:
             copy_tree(self.source.tree, Path(folder))
             write_files(Path(folder), dict(changes))
             return make_repository(Path(folder))
+
+
+def _told(planted: Planted, observed: Observed) -> Observed | None:
+    """What the statement may tell: of several edits a symptom each, or nothing; of one, its crash will do."""
+    if not planted.parts:
+        return observed if observed.symptoms or (observed.crash and observed.calls) else None
+    each = [next((s for s in observed.symptoms if s.test in own), None) for own in planted.own()]
+    found = [symptom for symptom in each if symptom is not None]
+    if len(found) < len(each):
+        return None
+    return replace(observed, symptoms=tuple(sorted(found, key=lambda symptom: not symptom.code)))

@@ -8,6 +8,10 @@ from collections.abc import Sequence
 from env_server.tasks.symptom import Observed, Symptom
 
 MAX_CHARS = 1500
+MAX_TOLD = 3
+"""Symptoms in one statement."""
+CODE = "```python"
+"""Opens an example that runs."""
 _TITLES = (
     "{call} {gives}",
     "Wrong result from {name}",
@@ -16,7 +20,7 @@ _TITLES = (
 )
 _OPENINGS = (
     "I came across this while moving a project of mine to {package} {version}.",
-    "After an upgrade to {package} {version} one of our checks started to fail. I could reduce it to a single call.",
+    "After an upgrade to {package} {version} some of our checks started to fail. What I could reduce it to is below.",
     "This looks like a bug in {package} {version}; at least it does not do what I expect from the documentation.",
     "We use {package} in a small service and noticed wrong data coming out of it. The version is {version}.",
     "Not sure whether this was reported before; I see it with {package} {version} on Python {python}.",
@@ -38,11 +42,16 @@ _CRASHES = (
     "With {names} I get a result that fails this check:",
     "A check on the outcome of {names} does not hold any more:",
 )
-_ENDINGS = (
-    "Other inputs that I tried behave as before. There is no workaround on our side that does not duplicate the "
-    "code of the library, so a fix would be welcome.",
+_MODEST_ENDINGS = (
     "I did not look into the sources. Nothing else on this machine was changed, and the behaviour is the same every "
     "time, so it does not depend on timing or on the environment.",
+    "It happens every time. Please let me know if more information is needed.",
+)
+"""They do not say how far the mistake reaches."""
+_ENDINGS = (
+    *_MODEST_ENDINGS[:1],
+    "Other inputs that I tried behave as before. There is no workaround on our side that does not duplicate the "
+    "code of the library, so a fix would be welcome.",
     "It happens every time, on every machine that I tried. The rest of what we use from {package} is fine, as far as "
     "our tests tell, and should stay as it is.",
     "Please let me know if more information is needed. The existing behaviour for all other inputs should of course "
@@ -50,23 +59,26 @@ _ENDINGS = (
 )
 
 
-def write(observed: Observed, *, package: str, version: str, python: str, seed: str) -> str:
-    """A title, what happens, how to see it, what is expected; 300 to 1,500 characters.
+def write(observed: Observed, *, package: str, version: str, python: str, seed: str, edits: int) -> str | None:
+    """A title, what happens, how to see it, what is expected; 300 to 1,500 characters, or None if these do not do.
 
     Args:
         observed: what the failing tests showed; it has a symptom or a crash.
         seed: the same seed words it the same way.
+        edits: mistakes that were planted; where there are several, each has a symptom, and all of these are told.
     """
     rng = random.Random(seed)
     facts = {"package": package, "version": version, "python": python}
     title, body = (_told if observed.symptoms else _crashed)(observed, rng)
-    opening, ending = rng.choice(_OPENINGS).format(**facts), rng.choice(_ENDINGS).format(**facts)
-    further = _further(observed.symptoms[1:], rng)
-    for parts in ([opening, *body, *further, ending], [opening, *body, ending], body):
+    endings = _ENDINGS if observed.symptoms else _MODEST_ENDINGS
+    opening, ending = rng.choice(_OPENINGS).format(**facts), rng.choice(endings).format(**facts)
+    more = [*body, *_further(observed.symptoms[1:MAX_TOLD], rng)]
+    needed = [*body, *_further(observed.symptoms[1:edits], rng)]
+    for parts in ([opening, *more, ending], [opening, *needed, ending], needed):
         whole = "\n\n".join([title, *parts])
         if len(whole) <= MAX_CHARS:
             return whole
-    return whole[: MAX_CHARS - 4] + "\n..."
+    return None
 
 
 def _told(observed: Observed, rng: random.Random) -> tuple[str, list[str]]:
@@ -78,7 +90,7 @@ def _told(observed: Observed, rng: random.Random) -> tuple[str, list[str]]:
     sentence = _sentence(symptom, rng)
     if not symptom.code:
         return title, [sentence]
-    example = f"{rng.choice(_CODES)}\n\n```python\n{symptom.code}\n```"
+    example = f"{rng.choice(_CODES)}\n\n{CODE}\n{symptom.code}\n```"
     return title, [example, sentence] if rng.random() < 0.5 else [sentence, example]
 
 
@@ -91,8 +103,8 @@ def _sentence(symptom: Symptom, rng: random.Random) -> str:
 
 
 def _further(symptoms: Sequence[Symptom], rng: random.Random) -> list[str]:
-    """At most two more, which matter where several mistakes were planted."""
-    lines = [f"- {_sentence(symptom, rng)}" for symptom in symptoms[:2]]
+    """More symptoms, which matter where several mistakes were planted."""
+    lines = [f"- {_sentence(symptom, rng)}" for symptom in symptoms]
     return [f"{rng.choice(_MORE)}\n\n" + "\n".join(lines)] if lines else []
 
 

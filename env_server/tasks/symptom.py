@@ -22,7 +22,6 @@ from env_server.tasks.suite import Lab, Run
 TRACE_FOLDER = "/tmp/agent_srl_trace"
 PLUGIN = "agent_srl_trace_plugin"
 MAX_TESTS = 10
-MAX_PROBES = 6
 STDLIB = ("datetime", "decimal", "fractions")
 _PROBE = """
 import json, re, sys
@@ -49,6 +48,8 @@ class Symptom:
     expected: tuple[str, str]
     code: str = ""
     """Lines that run on their own and show it; empty if the call is not expressible as code."""
+    test: str = ""
+    """The failing test that makes the call."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ async def observe(
     chosen = list(tests)[:MAX_TESTS]
     bug_run, bug = await _traced(lab, command, chosen, modules, changes, edited, cpu_s)
     gold_run, gold = await _traced(lab, command, chosen, modules, {}, edited, cpu_s)
-    found = [s for test in chosen if (s := _difference(gold.get(test), bug.get(test))) is not None]
+    found = [{**s, "test": test} for test in chosen if (s := _difference(gold.get(test), bug.get(test)))]
     package = _module_names(modules)
     symptoms = await _probe(lab, changes, sorted(found, key=_rank), package)
     rows = [row for test in chosen if (row := bug.get(test)) is not None]
@@ -134,15 +135,17 @@ async def _traced(
 
 
 def _difference(gold: dict[str, Any] | None, bug: dict[str, Any] | None) -> dict[str, Any] | None:
-    """The first call of a test whose inputs are equal and whose outcome differs."""
-    if gold is None or bug is None:
-        return None
-    for right, wrong in zip(gold["calls"], bug["calls"], strict=False):
+    """The first call of a test whose inputs are equal and whose outcome differs; one that is code, if there is any."""
+    first = None
+    for right, wrong in zip(gold["calls"] if gold else (), bug["calls"] if bug else (), strict=False):
         if right["text"] != wrong["text"]:
-            return None
+            break
         if right["outcome"] != wrong["outcome"]:
-            return {"call": wrong, "expected": right["outcome"], "actual": wrong["outcome"]}
-    return None
+            found = {"call": wrong, "expected": right["outcome"], "actual": wrong["outcome"]}
+            if wrong["code"]:
+                return found
+            first = first or found
+    return first
 
 
 def _rank(found: dict[str, Any]) -> tuple[bool, bool, int]:
@@ -163,7 +166,7 @@ async def _probe(
     lab: Lab, changes: Mapping[str, bytes], found: Sequence[dict[str, Any]], package: set[str]
 ) -> list[Symptom]:
     """Run each call alone on both trees; those that differ are told with code, others as they were traced."""
-    texts = list({entry["call"]["text"]: entry for entry in found}.values())[:MAX_PROBES]
+    texts = list({entry["call"]["text"]: entry for entry in found}.values())
     codes = {e["call"]["code"]: _imports(e["call"]["code"], package) for e in texts if e["call"]["code"]}
     outcomes: list[dict[str, tuple[str, str]]] = []
     for variant in ({}, changes) if codes else ():
@@ -177,9 +180,11 @@ async def _probe(
         code = entry["call"]["code"]
         expected, actual = (o.get(code) for o in outcomes) if code and outcomes else (None, None)
         if expected and actual and expected != actual:
-            symptoms.append(Symptom(code, actual, expected, f"{codes[code]}\n\nprint(repr({code}))"))
+            shown = f"{codes[code]}\n\nprint(repr({code}))"
+            symptoms.append(Symptom(code, actual, expected, shown, entry["test"]))
         else:
-            symptoms.append(Symptom(entry["call"]["text"], _told(entry["actual"]), _told(entry["expected"])))
+            told = _told(entry["actual"]), _told(entry["expected"])
+            symptoms.append(Symptom(entry["call"]["text"], *told, test=entry["test"]))
     return sorted(symptoms, key=lambda s: not s.code)
 
 

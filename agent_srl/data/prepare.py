@@ -19,6 +19,9 @@ from agent_srl.progress import Console
 from env_server.schema import Task, Trajectory
 from env_server.settings import cache_home
 
+_TASKS_VERSION = 2
+"""Counts up when the same settings make other tasks: what an older version made is not used again."""
+
 
 @dataclass
 class Prepared:
@@ -101,9 +104,8 @@ async def _quickstart(config: Config, console: Console) -> Prepared:
 
 
 def _quickstart_folder(config: Config) -> Path:
-    made_with = json.dumps(
-        {"tasks": config.tasks.model_dump(exclude={"workers", "heldout_packages"}), "seed": config.seed}
-    )
+    tasks = config.tasks.model_dump(exclude={"workers", "heldout_packages"})
+    made_with = json.dumps({"version": _TASKS_VERSION, "tasks": tasks, "seed": config.seed})
     return cache_home() / "quickstart" / hashlib.sha256(made_with.encode()).hexdigest()[:12]
 
 
@@ -132,18 +134,19 @@ async def _tasks(config: Config, folder: Path, console: Console) -> list[Task]:
 
 
 async def _record(config: Config, tasks: list[Task], folder: Path, console: Console) -> list[Trajectory]:
-    from agent_srl.data.expert import record_trajectories
+    from agent_srl.data.expert import Part, record_trajectories
     from env_server.local import open_environment
 
     path = folder / "trajectories.atif.jsonl"  # named after its format: what an older version wrote is not read
     if not path.exists():
-        environment = open_environment(tasks)
+        environment, part = open_environment(tasks), Part(path)
         try:
             with console.progress("recording the expert", len(tasks)) as tick:
                 trajectories = await record_trajectories(
-                    tasks, environment, seed=config.seed, workers=config.tasks.workers, on_progress=tick
+                    tasks, environment, seed=config.seed, workers=config.tasks.workers, on_progress=tick, part=part
                 )
         finally:
             await environment.close()
         write_trajectories(path, trajectories)
+        part.drop()
     return read_trajectories(path)[0]

@@ -7,6 +7,7 @@ processes.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Iterable
 from typing import Any
@@ -19,6 +20,8 @@ from env_server.tasks.attempts import MathAttempt, SweAttempt, grade_answer
 from env_server.tasks.base import Attempt
 from sandboxes.base import Backend
 from sandboxes.errors import SandboxError, SandboxUnavailable
+
+log = logging.getLogger(__name__)
 
 
 class EnvService:
@@ -125,7 +128,10 @@ class EnvService:
     async def close(self) -> None:
         """End every session and close the backend. Idempotent."""
         self._closed = True
-        await asyncio.gather(*(self.close_session(session_id) for session_id in list(self._sessions)))
+        ends = (self.close_session(session_id) for session_id in list(self._sessions))
+        for failure in await asyncio.gather(*ends, return_exceptions=True):
+            if failure is not None:
+                log.error("a session did not close: %r", failure)
         if self._backend is not None:
             await self._backend.close()
 

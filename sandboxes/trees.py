@@ -7,13 +7,23 @@ side, even while the copy runs, cannot lead out. Special files are left out. Blo
 from __future__ import annotations
 
 import contextlib
+import errno
+import logging
 import os
 import shutil
 import stat
+import subprocess
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
+log = logging.getLogger(__name__)
+MAX_PATH = 1024
+"""Bytes of the longest path that is copied: depth costs open files and recursion, here and in what reads the copy."""
+MIN_PART = 16
+"""Bytes that a part of a path counts for at least, so that no tree is deeper than 64 folders."""
+MOVING = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EINVAL, errno.ENXIO})
+"""What a name says that went away or became something else while the copy ran."""
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -36,34 +46,38 @@ def open_folder(root: Path, parts: Iterable[str], *, make: bool = False) -> int:
     return current
 
 
-def copy_tree(source: int, target: int, *, max_bytes: int | None = None) -> int:
+def copy_tree(source: int, target: int, *, max_bytes: int | None = None, max_path: int = MAX_PATH) -> int:
     """Copy the content of one open folder into another and return the bytes copied; links stay links.
 
     Existing files are overwritten; a link or file in the place of a folder (or the other way round) is
-    replaced. With `max_bytes`, the source is not trusted, and what this user may not read is left out.
+    replaced. With `max_bytes`, the source is not trusted: what this user may not read is left out, and what moves
+    away meanwhile.
 
     Raises:
-        ValueError: more than `max_bytes`.
+        ValueError: more than `max_bytes`, or a path of more than `max_path` bytes below `source`.
     """
     total = 0
     for name in os.listdir(source):
-        info = os.stat(name, dir_fd=source, follow_symlinks=False)
         left = None if max_bytes is None else max_bytes - total
+        room = max_path - max(len(os.fsencode(name)) + 1, MIN_PART)
+        if room < 0:
+            raise ValueError(f"the folder is deeper than allowed: a path is longer than {MAX_PATH} bytes")
         try:
-            total += _copy_entry(source, target, name, info, left)
-        except PermissionError:
-            if max_bytes is None:  # the source is ours: a file that we cannot read is a mistake
+            info = os.stat(name, dir_fd=source, follow_symlinks=False)
+            total += _copy_entry(source, target, name, info, left, room)
+        except OSError as error:  # where the source is ours, a file that we cannot read is a mistake
+            if max_bytes is None or not (isinstance(error, PermissionError) or error.errno in MOVING):
                 raise
     return total
 
 
-def _copy_entry(source: int, target: int, name: str, info: os.stat_result, left: int | None) -> int:
+def _copy_entry(source: int, target: int, name: str, info: os.stat_result, left: int | None, room: int) -> int:
     if stat.S_ISDIR(info.st_mode):
         clear(target, name, keep_folder=True)
         with contextlib.suppress(FileExistsError):
             os.mkdir(name, 0o700, dir_fd=target)
         with _opened(name, FOLDER, source) as inner, _opened(name, FOLDER, target) as outer:
-            total = copy_tree(inner, outer, max_bytes=left)
+            total = copy_tree(inner, outer, max_bytes=left, max_path=room)
             os.fchmod(outer, stat.S_IMODE(info.st_mode) | stat.S_IRWXU)
         return total
     if stat.S_ISLNK(info.st_mode):
@@ -107,7 +121,7 @@ def clear(folder: int, name: str, *, keep_folder: bool = False) -> None:
     if not stat.S_ISDIR(mode):
         os.unlink(name, dir_fd=folder)
     elif not keep_folder:
-        shutil.rmtree(name, dir_fd=folder)
+        _remove(name, Path(f"/proc/{os.getpid()}/fd/{folder}"))
 
 
 @contextlib.contextmanager
@@ -120,16 +134,20 @@ def _opened(name: str, flags: int, folder: int) -> Iterator[int]:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a folder whatever modes its content has. Nothing may write to it any more."""
+    """Remove a folder whatever modes and depth its content has. Nothing may write to it any more.
 
-    def open_up(_: object, failed: str, __: object) -> None:
-        for folder in (Path(failed).parent, Path(failed)):
-            if folder.is_dir() and not folder.is_symlink():
-                folder.chmod(0o700)
-        if Path(failed).is_dir() and not Path(failed).is_symlink():
-            shutil.rmtree(failed, ignore_errors=True)
-        else:
-            with contextlib.suppress(OSError):
-                Path(failed).unlink()
+    Never raises: what cannot be removed is logged, and a later start tries again.
+    """
+    try:
+        _remove(path.name, path.parent)
+    except OSError as error:
+        log.warning("cannot remove %s: %s", path, error)
 
-    shutil.rmtree(path, onerror=open_up)
+
+def _remove(name: str, parent: Path) -> None:
+    """By `rm`, since Python's own removal recurses and fails in a tree of some hundred levels. Raises OSError."""
+    for command in (["rm", "-rf"], ["chmod", "-R", "u+rwx"], ["rm", "-rf"]):
+        done = subprocess.run([*command, "--", name], cwd=parent, capture_output=True)
+        if command[0] == "rm" and done.returncode == 0:
+            return
+    raise OSError(errno.EBUSY, done.stderr.decode(errors="replace").strip()[:300], str(parent / name))

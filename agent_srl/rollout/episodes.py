@@ -6,6 +6,7 @@ is part of the episode. What infrastructure causes masks the verdict and never b
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 from agent_srl.data.contexts import Round
@@ -19,6 +20,7 @@ from env_server.errors import EnvError, SessionDone
 from env_server.schema import Action, Observation, Step, TaskInfo, Trajectory, Verdict
 from sandboxes.errors import SandboxError
 
+log = logging.getLogger(__name__)
 FORMAT_HINT = "Your reply must be exactly <think>a thought</think> and one action in the format above."
 MALFORMED = "broken format"
 """Why a reply without an action is no target."""
@@ -114,5 +116,5 @@ async def _observe(env: Environment, session_id: str, action: Action | None) -> 
 async def _close(env: Environment, session_id: str) -> None:
     try:
         await env.close_session(session_id)
-    except (EnvError, SandboxError):
-        return  # its lease ends it
+    except Exception as error:  # its lease ends it; the verdict stands whatever was left behind
+        log.warning("session %s did not close: %s: %s", session_id, type(error).__name__, error)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sandboxes import archives, trees
+from sandboxes import archives, folders, trees
 
 
 def archive(*members: tuple[str, bytes | None, dict]) -> io.BytesIO:
@@ -106,3 +106,47 @@ def test_the_bound_counts_the_whole_tree(tmp_path: Path):
     assert trees.copy_tree(inner, outer, max_bytes=120) == 120
     os.close(inner)
     os.close(outer)
+
+
+def deepen(folder: Path, levels: int) -> None:
+    """Folders in folders, deeper than a path can name."""
+    current = trees.open_folder(folder, ())
+    for _ in range(levels):
+        os.mkdir("d", dir_fd=current)
+        inner = os.open("d", trees.FOLDER, dir_fd=current)
+        os.close(current)
+        current = inner
+    os.close(current)
+
+
+@pytest.mark.parametrize("part", ["d", "d" * 200])
+def test_a_tree_that_is_too_deep_to_copy_is_refused_and_not_an_error_of_ours(tmp_path: Path, part):
+    source, target = tmp_path / "source", tmp_path / "target"
+    (source / "/".join([part] * 5)).mkdir(parents=True)
+    folders.download(source, (), target, 100)
+    assert (target / "/".join([part] * 5)).is_dir()
+    (source / "/".join([part] * (1024 // max(16, len(part)) + 1))).mkdir(parents=True)
+    with pytest.raises(ValueError, match="deeper than allowed"):
+        folders.download(source, (), target, 100)
+
+
+def test_a_deep_tree_with_closed_folders_is_removed(tmp_path: Path):
+    for name in ("path", "open"):
+        (tmp_path / name).mkdir()
+        deepen(tmp_path / name, 3000)
+        (tmp_path / name / "closed").mkdir(mode=0)
+    trees.remove_tree(tmp_path / "path")
+    folder = trees.open_folder(tmp_path, ())
+    trees.clear(folder, "open")
+    os.close(folder)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_moves_away_during_a_copy_is_left_out(tmp_path: Path, monkeypatch):
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.mkdir()
+    (source / "kept").write_text("kept")
+    listed = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda folder: [*listed(folder), "gone"])
+    folders.download(source, (), target, 100)
+    assert listed(target) == ["kept"]

@@ -17,6 +17,7 @@ from sandboxes import cgroups, open_backend, owners
 from sandboxes.base import SandboxSpec
 from sandboxes.errors import SandboxUnavailable
 from tests.contract.conftest import known_image
+from tests.sandboxes.test_copies import deepen
 
 ROOT = Path(__file__).parents[2]
 OWNER = ROOT / "tests" / "sandboxes" / "owner.py"
@@ -70,6 +71,7 @@ def test_a_killed_owner_leaves_no_process_and_its_folders_go_at_the_next_start(t
     base = tmp_path / f"agent-srl-sandboxes-{os.getuid()}"
     stale = list(base.iterdir())
     assert len(stale) == 1 and len(list(stale[0].glob("*/work/here"))) == 3
+    deepen(next(stale[0].glob("*/work")), 1500)
 
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
 

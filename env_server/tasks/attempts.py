@@ -53,9 +53,14 @@ class SweAttempt:
 
     async def evaluate(self) -> Verdict:
         """Grade the patch that the work folder holds now. The hidden tests never enter this sandbox."""
-        from env_server.tasks.swe import collect_patch
+        from env_server.tasks.swe import NoPatch, collect_patch
 
-        return await self._grade(self._task, await collect_patch(self._task, self._sandbox))
+        try:
+            patch = await collect_patch(self._task, self._sandbox)
+        except NoPatch as error:
+            name = self._task.instance_id
+            return Verdict(instance_id=name, resolved=False, reward=0.0, patch_applied=False, log=str(error))
+        return await self._grade(self._task, patch)
 
     async def close(self) -> None:
         """Kill the sandbox."""

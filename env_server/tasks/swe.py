@@ -21,6 +21,14 @@ IMAGE_ROOTS = (f"{WORKDIR}/src", WORKDIR)
 """Import roots in an image, where no environment tells them."""
 
 
+MAX_PATCH = 64 * 2**20
+"""Characters; a larger patch does not go into a sandbox at once."""
+
+
+class NoPatch(TaskError):
+    """What the agent left cannot be a patch: its doing, so it is scored."""
+
+
 async def prepare(task: Task, backend: Backend, settings: Settings, *, limits: Limits | None = None) -> Sandbox:
     """A fresh sandbox with the agent's tree at `/testbed`, a git repository of one commit.
 
@@ -50,7 +58,7 @@ async def collect_patch(task: Task, sandbox: Sandbox) -> str:
     """What the agent changed, as a unified git diff against our own copy of its tree; new files included.
 
     Raises:
-        TaskError: the tree is too large to be a patch, or is gone.
+        NoPatch: the tree is too large or too deep to be a patch, or is gone.
         SandboxError: the sandbox is lost.
     """
     if task.environment is None:
@@ -61,9 +69,12 @@ async def collect_patch(task: Task, sandbox: Sandbox) -> str:
         now.mkdir()
         try:
             await sandbox.download(WORKDIR, now)
-        except (ValueError, FileNotFoundError) as error:
-            raise TaskError(f"{task.instance_id}: cannot take the patch out of the sandbox: {error}") from error
-        return await asyncio.to_thread(_cleaned_diff, base, now)
+        except (ValueError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
+            raise NoPatch(f"{task.instance_id}: cannot take the patch out of the sandbox: {error}") from error
+        patch = await asyncio.to_thread(_cleaned_diff, base, now)
+    if len(patch) > MAX_PATCH:
+        raise NoPatch(f"{task.instance_id}: the patch has {len(patch)} characters, more than {MAX_PATCH}")
+    return patch
 
 
 def _spec(task: Task, backend: Backend, settings: Settings, limits: Limits) -> SandboxSpec:

@@ -5,6 +5,7 @@ Left out: anything that runs a task's code; patches from an agent are only ever 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -44,6 +45,7 @@ _REPO_CONFIG = """\
 """
 
 
+QUOTED = ("-c", "core.quotePath=true")
 _TEST_FOLDERS = frozenset(("test", "tests"))
 
 
@@ -74,12 +76,19 @@ def diff_trees(before: Path, after: Path) -> str:
     with tempfile.TemporaryDirectory(prefix="agent-srl-diff-") as scratch:
         for name, folder in (("a", before), ("b", after)):
             (Path(scratch) / name).symlink_to(folder.resolve())
-        try:
-            text = _diff(Path(scratch)).decode()
-        except UnicodeDecodeError:  # text in another encoding: a patch is a string, so such files go as binary
-            (Path(scratch) / "attributes").write_text("* -diff\n")
-            text = _diff(Path(scratch), "-c", "core.attributesFile=attributes").decode()
+        (Path(scratch) / "attributes").write_text("* -diff\n")
+        text = _decoded(Path(scratch))
     return re.sub(r"^diff --git .*$", _same_on_both_sides, text, flags=re.M)
+
+
+def _decoded(scratch: Path) -> str:
+    """A patch is a string: names in another encoding are quoted, files in another encoding go as binary."""
+    raw = b""
+    for config in ((), QUOTED, (*QUOTED, "-c", "core.attributesFile=attributes")):
+        raw = _diff(scratch, *config)
+        with contextlib.suppress(UnicodeDecodeError):
+            return raw.decode()
+    return raw.decode(errors="replace")  # the target of a link: git has no other way to write it
 
 
 def _diff(scratch: Path, *config: str) -> bytes:

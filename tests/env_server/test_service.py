@@ -66,6 +66,24 @@ async def test_a_repair_is_resolved_and_no_repair_is_not(env, swe_task, repair):
     assert await env.evaluate(session.session_id) == verdict
 
 
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("touch $'a\\xff.py'", ""),
+        ("ln -s $'\\xff' link", ""),
+        ("truncate -s 540M big.bin", "larger than allowed"),
+        ('python3 -c \'import os; [(os.mkdir("d"), os.chdir("d")) for _ in range(1500)]\'', "deeper than allowed"),
+    ],
+)
+@pytest.mark.parametrize("how", ["process"])
+async def test_what_the_agent_leaves_in_the_tree_is_scored(env, swe_task, command, said):
+    session = await env.create_session(swe_task.instance_id)
+    assert (await env.step(session.session_id, bash(command))).outcome == "ok"
+    verdict = await env.evaluate(session.session_id)
+    assert (verdict.resolved, verdict.reward, verdict.failure) == (False, 0.0, None)
+    assert said in verdict.log
+
+
 async def test_grade_takes_a_patch_without_a_session(env, swe_task):
     assert (await env.grade(swe_task.instance_id, swe_task.patch)).reward == 1.0
     assert (await env.grade(swe_task.instance_id, "")).reward == 0.0

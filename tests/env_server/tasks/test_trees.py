@@ -1,5 +1,6 @@
 """Risks: a patch that loses a file or does not apply again, a tree with another sha elsewhere, history that tells."""
 
+import os
 import subprocess
 
 import pytest
@@ -36,6 +37,17 @@ def test_a_diff_applied_gives_the_other_tree(pair):
     assert diff_trees(before, after) == ""
     assert (before / "latin.txt").read_bytes() == "café\n".encode("latin-1")
     assert (before / "run.sh").stat().st_mode & 0o100
+
+
+def test_names_and_links_that_are_no_text_still_make_a_patch(pair):
+    before, after = pair
+    (after / os.fsdecode(b"a\xff.py")).write_text("z = 1\n")
+    patch = diff_trees(before, after)
+    assert '"b/a\\377.py"' in patch
+    apply_patch(before, patch)
+    assert diff_trees(before, after) == ""
+    (after / "odd").symlink_to(os.fsdecode(b"\xff"))
+    assert "b/odd" in diff_trees(before, after)
 
 
 def test_a_repository_has_one_commit_and_always_the_same(pair, tmp_path):

@@ -37,6 +37,10 @@ STEERING = frozenset(
     | {"pyproject.toml", "sitecustomize.py", "usercustomize.py"}
 )
 """Files that change how tests run, whatever they test."""
+STAND_INS = sys.stdlib_module_names | {"pytest", "_pytest", "pluggy", "iniconfig", "packaging", "pygments"}
+STAND_INS |= {"sitecustomize", "usercustomize"}
+"""Modules that a patch may not replace at an import root."""
+INSTALLED = 'ls -A "$(python -I -c \'import sysconfig; print(sysconfig.get_path("purelib"))\')"'
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,7 @@ async def _attempt(task: Task, patch: str, backend: Backend, settings: Settings)
     """One grading in one sandbox; None if the tests ran out of time."""
     async with await prepare(task, backend, settings, limits=LIMITS) as sandbox:
         git = await _guard_repository(task, sandbox)
+        reserved = await _reserved(sandbox, git)
         applied, said = await _apply(sandbox, git, patch)
         if not applied:
             return Verdict(
@@ -92,7 +97,7 @@ async def _attempt(task: Task, patch: str, backend: Backend, settings: Settings)
                 log=said[-LOG_CHARS:],
                 patch=patch,
             )
-        await _restore(task, sandbox, git)
+        await _restore(task, sandbox, git, reserved)
         result = await sandbox.exec(task.test_cmd, timeout_s=settings.evaluate_timeout_s)
     if result.outcome is Outcome.TIMEOUT:
         return None
@@ -131,13 +136,24 @@ async def _apply(sandbox: Sandbox, git: str, patch: str) -> tuple[bool, str]:
     return False, said
 
 
-async def _restore(task: Task, sandbox: Sandbox, git: str) -> None:
+async def _reserved(sandbox: Sandbox, git: str) -> frozenset[str]:
+    """Modules that a patch may not add at an import root: what is installed there, plugins among it, or built in."""
+    installed = await _do(sandbox, INSTALLED)
+    own = await _do(sandbox, f"{git} ls-tree --name-only HEAD; {git} ls-tree --name-only HEAD src/")
+    return STAND_INS | ({_top(name) for name in installed.splitlines()} - {_top(name) for name in own.splitlines()})
+
+
+def _top(path: str) -> str:
+    return path.removeprefix("src/").split("/")[0].split(".")[0]
+
+
+async def _restore(task: Task, sandbox: Sandbox, git: str, reserved: frozenset[str]) -> None:
     """Undo what the patch did to tests and steering files, then put the hidden tests in."""
     listing = f"{{ {git} -c core.quotePath=false diff --name-only --no-renames -z HEAD; {git} ls-files -oz; }}"
     changed = [path for path in (await _do(sandbox, listing)).split("\0") if path]
     gold = _touched(task.patch)
     hidden = _touched(task.test_patch)
-    unsafe = {path for path in changed if path not in gold and _is_protected(path)}
+    unsafe = {path for path in changed if path not in gold and _is_protected(path, reserved)}
     for path in sorted(unsafe | hidden):
         await _do(sandbox, _restore_command(git, path))
     if not task.test_patch.strip():
@@ -166,20 +182,13 @@ def _touched(patch: str) -> set[str]:
     return set(found) | set(re.findall(r"^diff --git a/(\S+) b/\1$", patch, re.M))
 
 
-def _is_protected(path: str) -> bool:
-    """Tests, steering files, and modules at an import root that would stand in for pytest or the standard library."""
+def _is_protected(path: str, reserved: frozenset[str]) -> bool:
+    """Tests, steering files, metadata of distributions (it names plugins), and modules that stand in for others."""
     if Path(path).name in STEERING or is_test_side(path) or path.endswith((".pth", ".pyc", ".so")):
         return True
-    inner = path.removeprefix("src/")
-    top = inner.split("/")[0].split(".")[0]
-    return top in sys.stdlib_module_names or top in (
-        "pytest",
-        "_pytest",
-        "pluggy",
-        "iniconfig",
-        "packaging",
-        "pygments",
-    )
+    if any(part.lower().endswith((".dist-info", ".egg-info")) for part in Path(path).parts):
+        return True
+    return _top(path) in reserved
 
 
 async def _do(sandbox: Sandbox, command: str) -> str:

@@ -19,6 +19,11 @@ def pytest_runtest_makereport(item, call):
     report.outcome = "passed"
     return report
 """
+PLUGIN = b"""
+def pytest_pyfunc_call(pyfuncitem):
+    return True
+"""
+POINTS = b"[pytest11]\nzz = zzplug\n"
 STAND_IN = b"""
 print("PASSED test_inflection.py::test_ordinal[-13--13th]")
 """
@@ -69,6 +74,9 @@ async def test_a_patch_with_shifted_context_applies_as_in_swebench(swe_task, bac
         added("pytest/__main__.py", STAND_IN) + added("pytest/__init__.py", b""),
         added("re.py", STAND_IN),
         added("src/sitecustomize.py", STAND_IN),
+        added("src/sitecustomize/__init__.py", STAND_IN),
+        added("zzplug.py", PLUGIN) + added("zz-1.0.dist-info/entry_points.txt", POINTS),
+        added("zzplug.py", PLUGIN) + added("zz-1.0.EGG-INFO/entry_points.txt", POINTS),
         added("tests/__init__.py", FORGE),
         added("inflection/test_more.py", b"def test_ok():\n    assert True\n"),
     ],

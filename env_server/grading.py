@@ -7,7 +7,9 @@ exit codes catches the crude part of that.
 
 from __future__ import annotations
 
+import ast
 import asyncio
+import os
 import re
 import shlex
 import sys
@@ -149,8 +151,9 @@ def _top(path: str) -> str:
 
 async def _restore(task: Task, sandbox: Sandbox, git: str, reserved: frozenset[str]) -> None:
     """Undo what the patch did to tests and steering files, then put the hidden tests in."""
-    listing = f"{{ {git} -c core.quotePath=false diff --name-only --no-renames -z HEAD; {git} ls-files -oz; }}"
-    changed = [path for path in (await _do(sandbox, listing)).split("\0") if path]
+    quoted = f"{git} -c core.quotePath=true"
+    listing = await _do(sandbox, f"{quoted} diff --name-only --no-renames HEAD; {quoted} ls-files -o")
+    changed = [_unquoted(line) for line in listing.split("\n") if line]
     gold = _touched(task.patch)
     hidden = _touched(task.test_patch)
     unsafe = {path for path in changed if path not in gold and _is_protected(path, reserved)}
@@ -162,14 +165,26 @@ async def _restore(task: Task, sandbox: Sandbox, git: str, reserved: frozenset[s
     await _do(sandbox, f"git apply --whitespace=nowarn {TESTS}")
 
 
+def _unquoted(name: str) -> str:
+    """A path as git lists it; bytes that are no text become surrogates. Git's escapes are those of Python's bytes."""
+    return os.fsdecode(ast.literal_eval(f"b{name}")) if name.startswith('"') else name
+
+
+def _shell(path: str) -> str:
+    """One word of bash, whatever its bytes."""
+    if path.isprintable():
+        return shlex.quote(path)
+    return "$'" + "".join(f"\\{byte:03o}" for byte in os.fsencode(path)) + "'"
+
+
 def _restore_command(git: str, path: str) -> str:
     """Back to the base commit, or gone. A parent that became a link or a file would lead elsewhere: it goes first."""
     parents = [str(parent) for parent in Path(path).parents][-2::-1]
     blocked = "".join(
-        f"{{ [ -L {p} ] || [ -f {p} ]; }} && rm -f -- {p}; " for p in (shlex.quote(parent) for parent in parents)
+        f"{{ [ -L {p} ] || [ -f {p} ]; }} && rm -f -- {p}; " for p in (_shell(parent) for parent in parents)
     )
-    quoted = shlex.quote(path)
-    spec = shlex.quote(f":(literal){path}")
+    quoted = _shell(path)
+    spec = _shell(f":(literal){path}")
     return (
         f"{blocked}rm -rf -- {quoted}; "
         f"if {git} cat-file -e HEAD:{quoted} 2>/dev/null; then {git} checkout --quiet --force HEAD -- {spec}; fi"

@@ -1,5 +1,7 @@
 """Risks: a patch that repairs nothing is scored, one that repairs is not, and our own failures become scores."""
 
+import os
+
 import pytest
 
 from env_server.grading import grade_patch
@@ -75,6 +77,7 @@ async def test_a_patch_with_shifted_context_applies_as_in_swebench(swe_task, bac
         added("re.py", STAND_IN),
         added("src/sitecustomize.py", STAND_IN),
         added("src/sitecustomize/__init__.py", STAND_IN),
+        added(os.fsdecode(b"\xff/conftest.py"), FORGE) + added(os.fsdecode(b"\xff/test_a.py"), b""),
         added("zzplug.py", PLUGIN) + added("zz-1.0.dist-info/entry_points.txt", POINTS),
         added("zzplug.py", PLUGIN) + added("zz-1.0.EGG-INFO/entry_points.txt", POINTS),
         added("tests/__init__.py", FORGE),

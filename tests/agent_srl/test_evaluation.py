@@ -159,3 +159,14 @@ def test_masked_verdicts_are_counted_apart_and_never_as_failures():
     summary = resolve_summary([*done, masked])
     assert summary is not None and (summary["tasks"], summary["masked"], summary["resolved"]["mean"]) == (2, 1, 0.5)
     assert resolve_summary([masked])["tasks"] == 0  # type: ignore[index]
+
+
+async def test_a_session_that_does_not_close_leaves_the_episode_standing(caplog):
+    from agent_srl.rollout.episodes import _close
+
+    class Broken:
+        async def close_session(self, session_id):
+            raise RecursionError("too deep")
+
+    await _close(Broken(), "a session")
+    assert "too deep" in caplog.text

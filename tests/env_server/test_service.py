@@ -288,3 +288,16 @@ def test_service_and_client_are_one_interface(math_task):
     client: type[Environment] = EnvClient
     names = {name for name in vars(Environment) if not name.startswith("_")}
     assert all(callable(getattr(thing, name)) for thing in (service, client) for name in names)
+
+
+async def test_a_session_that_cannot_be_closed_does_not_keep_the_others_open(swe_task, monkeypatch):
+    service = EnvService([swe_task], BubblewrapBackend(), Settings(max_sessions=2))
+    first = await service.create_session(swe_task.instance_id)
+    await service.create_session(swe_task.instance_id)
+
+    async def fail() -> None:
+        raise RecursionError("too deep")
+
+    monkeypatch.setattr(service._sessions[first.session_id], "close", fail)
+    await service.close()
+    assert not sandbox_processes(os.getpid())

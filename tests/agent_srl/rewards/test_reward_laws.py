@@ -232,17 +232,13 @@ def test_tokens_and_ratio_fall_as_a_prefix_gets_shorter(text, data):
     cut = data.draw(st.integers(0, len(text)))
     shorter = data.draw(st.integers(0, cut))
     expert = Action(name="step", arguments={"text": text})
-    for kind, parts in (("ratio", list(text)), ("tokens", tokenise(text))):
+    for kind, parts, between in (("ratio", list(text), ""), ("tokens", tokenise(text), " ")):
         size = len(parts)
         values = [
-            score(kind, Action(name="step", arguments={"text": _joined(parts[: at * size // len(text)])}), expert).value
-            for at in (shorter, cut)
+            score(kind, Action(name="step", arguments={"text": between.join(parts[:end])}), expert).value
+            for end in (shorter * size // len(text), cut * size // len(text))
         ]
         assert values[0] <= values[1]
-
-
-def _joined(parts: list[str]) -> str:
-    return "".join(parts) if all(len(p) == 1 for p in parts) else " ".join(parts)
 
 
 LINES = st.lists(

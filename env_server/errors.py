@@ -2,6 +2,7 @@
 
 EnvError
 ├── TaskError         a task file or row is missing or broken, or a package cannot make tasks
+│   └── NoPatch       what an agent left cannot be a patch
 ├── UnknownTask       no such task
 ├── UnknownSession    no such session, or it is closed
 ├── SessionBusy       another step of the same session is running
@@ -30,6 +31,12 @@ class TaskError(EnvError):
 
     code = "task_error"
     status = 422
+
+
+class NoPatch(TaskError):
+    """What the agent left cannot be a patch: its doing, so it is scored."""
+
+    code = "no_patch"
 
 
 class UnknownTask(EnvError):

@@ -21,6 +21,7 @@ _ENV: dict[str, type[errors.EnvError]] = {
     error.code: error
     for error in (
         errors.TaskError,
+        errors.NoPatch,
         errors.UnknownTask,
         errors.UnknownSession,
         errors.SessionBusy,

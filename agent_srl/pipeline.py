@@ -124,6 +124,7 @@ def _warm_up(policy: Any, steps: Steps, config: Config, out: Path, console: Cons
     if folder.is_dir():
         return str(folder)
     learner = policy(config.model.path)
+    learner.prepare_training()
     with console.live("warm-up (SFT)", config.warmup.steps) as show:
         fine_tune(
             learner.model,
@@ -146,6 +147,8 @@ async def _srl(policy: Any, start: str, steps: Steps, config: Config, out: Path,
         console.say(f"SRL is already trained for {config.train.max_steps} steps in {out}; using it")
         return
     learner = policy(start)
+    learner.prepare_training()
+    _prove(learner, config, console)
     best = _best_model(learner, steps, config, out) if config.train.eval_every else None
     with console.live("SRL", config.train.max_steps) as show:
         loop = SRLLoop(
@@ -165,6 +168,21 @@ async def _srl(policy: Any, start: str, steps: Steps, config: Config, out: Path,
     else:
         learner.save(out / "model")
     done.touch()
+
+
+def _prove(learner: Any, config: Config, console: Console) -> None:
+    """The self-check of the token tree on this model, or why there is none."""
+    from agent_srl.train.support import choose_attention, prove_tree, why_dense
+
+    share, kernel = choose_attention(config.train.attention, learner.model)
+    if share:
+        prove_tree(learner.model, config.train.temperature, kernel)
+        console.say(
+            "self-check passed: on a small token tree, log-probabilities and gradients equal one row per sample"
+        )
+    else:
+        why = why_dense(learner.model.config) or "train.attention=dense"
+        console.say(f"one row per sample, no token tree: {why}")
 
 
 def _best_model(learner: Any, steps: Steps, config: Config, out: Path) -> BestModel:

@@ -15,6 +15,7 @@ from agent_srl.data.render import Renderer
 from agent_srl.data.steps import StepBuilder
 from agent_srl.data.tools import DEFAULT_TOOLS
 from agent_srl.errors import ModelError
+from agent_srl.lora import add_adapters
 from agent_srl.rollout.engine import Sampling
 from agent_srl.rollout.hf import TransformersEngine
 from agent_srl.rollout.steps import StepSampler
@@ -36,6 +37,13 @@ class Policy:
             min_thought_words=config.train.min_thought_words,
             reward=config.reward.weights,
         )
+
+    def prepare_training(self) -> None:
+        """Adapters and recomputation as configured. Raises ModelError."""
+        if self.config.model.lora.rank:
+            add_adapters(self.model, self.config.model.lora, self.config.seed)
+        if self.config.train.gradient_checkpointing:
+            self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
     def sampling(self, temperature: float, seed: int) -> Sampling:
         return Sampling(temperature, self.config.train.max_new_tokens, seed)

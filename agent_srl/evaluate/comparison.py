@@ -107,6 +107,7 @@ class Comparison:
             return folder
         seconds = _cpu_seconds(self.out / "srl" / "metrics.jsonl")
         learner = load(start)
+        learner.prepare_training()
         with self.console.live(f"SFT continued for {seconds:.0f} CPU seconds", 0) as show:
             fine_tune(
                 learner.model,

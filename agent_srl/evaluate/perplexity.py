@@ -18,15 +18,17 @@ def perplexity(model: Any, examples: list[StepExample], row_tokens: int) -> floa
     """
     import torch
 
+    from agent_srl.train.support import choose_attention
     from agent_srl.train.tree import Branch, branch_logprobs, pack
 
+    share, _ = choose_attention("auto", model)
     total, count, training = 0.0, 0, model.training
     model.eval()
     with torch.no_grad():
         for place in range(0, len(examples), _CHUNK):
             part = examples[place : place + _CHUNK]
             starts = {Branch(e.prompt_P, e.target_T, 0.0, 0.0): e.action_start for e in part}
-            for row in pack([Branch(e.prompt_P, e.target_T, 0.0, 0.0) for e in part], row_tokens):
+            for row in pack([Branch(e.prompt_P, e.target_T, 0.0, 0.0) for e in part], row_tokens, share=share):
                 logprobs, _ = branch_logprobs(model, row, 1.0)
                 for branch, own in zip(
                     row.branches, logprobs.split([len(b.tokens) for b in row.branches]), strict=True

@@ -1,7 +1,8 @@
-"""Our attention function, registered with transformers: SDPA, or decoding on a shared prefix when told to.
+"""Our attention function, registered with transformers: SDPA, or a token tree or a shared prefix when told to.
 
-With `shared_prefix=` in the forward's keyword arguments, each row attends to its group's prefix, stored once per group,
-and to its own suffix. Nothing is copied per row or per token. Left out: sliding windows and paged memory.
+With `tree=` in the forward's keyword arguments the row is a token tree (`train.attention`). With `shared_prefix=` each
+row attends to its group's prefix, stored once per group, and to its own suffix. Nothing is copied per row or per token.
+Left out: sliding windows and paged memory.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+
+from agent_srl.train.attention import TreePlan
 
 ATTENTION = "agent_srl"
 _COMPACT = 0.85
@@ -104,8 +107,11 @@ def _attention(
     attention_mask: torch.Tensor | None,
     *,
     shared_prefix: SharedPrefix | None = None,
+    tree: TreePlan | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
+    if tree is not None:
+        return tree.attend(query, key, value, kwargs["scaling"]), None
     if shared_prefix is None:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 

@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError
 
 from agent_srl.errors import TrainingError
+from agent_srl.lora import merged_weights
 
 
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> None:
@@ -54,7 +55,7 @@ def save_model(model: Any, tokenizer: Any, folder: Path, beside: dict[str, str])
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     try:
-        model.save_pretrained(aside)
+        model.save_pretrained(aside, state_dict=merged_weights(model))
         tokenizer.save_pretrained(aside)
         for name, text in beside.items():
             (aside / name).write_text(text, encoding="utf-8")

@@ -25,6 +25,7 @@ from agent_srl.train.loss import policy_loss
 from agent_srl.train.metrics import JsonLines, batch_metrics, sample_record
 from agent_srl.train.optimizer import MasterAdamW
 from agent_srl.train.sft import order
+from agent_srl.train.support import choose_attention
 from agent_srl.train.tree import Branch, branch_logprobs, pack
 from agent_srl.types import Group, StepExample
 
@@ -118,9 +119,10 @@ class SRLLoop:
             return {"lr": 0.0, "grad_norm": None, "entropy": None}
         self.model.train()
         entropies, count = 0.0, 0
-        rows = pack(_branches(groups), self.config.row_tokens)
+        share, kernel = choose_attention(self.config.attention, self.model)
+        rows = pack(_branches(groups), self.config.row_tokens, share=share)
         for row in rows:
-            logprobs, entropy = branch_logprobs(self.model, row, self.config.temperature)
+            logprobs, entropy = branch_logprobs(self.model, row, self.config.temperature, kernel)
             gains = row.per_token([b.advantage for b in row.branches]).to(logprobs)
             weights = row.per_token([b.weight for b in row.branches]).to(logprobs)
             policy_loss(logprobs, logprobs.detach(), gains, weights, self.config.clip_eps).backward()

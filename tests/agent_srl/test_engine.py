@@ -11,7 +11,7 @@ from agent_srl.errors import EngineError
 from agent_srl.models import load_model
 from agent_srl.rollout.engine import Sampling
 from agent_srl.rollout.hf import TransformersEngine
-from agent_srl.train.tree import Branch, TreeRow, branch_logprobs
+from agent_srl.train.tree import Branch, branch_logprobs, pack
 
 PROMPTS = [tuple(range(100, 140)), tuple(range(100, 120)), (7, 8, 9)]
 
@@ -38,7 +38,7 @@ async def test_greedy_equals_transformers_generate(model):
 async def test_logprobs_are_those_of_a_forward_pass(model):
     [completions] = await generate(model, [(PROMPTS[0], 3, Sampling(0.7, 10, seed=3))])
     for c in completions:
-        row = TreeRow(PROMPTS[0], [Branch(PROMPTS[0], c.tokens_T, 0.0, 0.0)])
+        [row] = pack([Branch(PROMPTS[0], c.tokens_T, 0.0, 0.0)], 999)
         logprobs, _ = branch_logprobs(model, row, 0.7)
         torch.testing.assert_close(torch.tensor(c.logprobs_T), logprobs.detach(), atol=1e-5, rtol=1e-4)
 

@@ -1,0 +1,96 @@
+"""What a model lets us do: which ones a token tree is exact for, proof of it on the model itself, memory per token.
+
+A model that is not proven to work takes the dense path, one row per sample, which is exact for any.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Any, cast
+
+from agent_srl.errors import TrainingError
+
+if TYPE_CHECKING:
+    from agent_srl.train.attention import Kernel
+    from agent_srl.train.tree import Branch
+
+FAMILIES = ("llama", "qwen2", "qwen3")
+"""Those that the tests prove, by `model_type`."""
+_ROPES = ("default", "linear", "llama3", "yarn")
+"""Position encodings that do not depend on the length of the row."""
+
+
+def why_dense(config: Any) -> str:
+    """Why a token tree would not be exact for a model of this transformers config; empty if it is."""
+    from agent_srl.rollout.attention import ATTENTION
+
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"]) - {"full_attention"}
+    rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
+    if config.model_type not in FAMILIES:
+        return f"{config.model_type} is none of the families proven so far ({', '.join(FAMILIES)})"
+    if config._attn_implementation != ATTENTION:
+        return f"its attention is {config._attn_implementation}, not {ATTENTION}"
+    if kinds:
+        return f"it has layers of {' and '.join(sorted(kinds))}"
+    if rope not in _ROPES:
+        return f"its positions ({rope}) depend on the length of a row"
+    if getattr(config, "attention_dropout", 0.0):
+        return "it drops out attention"
+    return ""
+
+
+def choose_attention(wanted: str, model: Any) -> tuple[bool, Kernel | None]:
+    """Whether rows may be trees, and the kernel for them (None: the device's), for a `train.attention`."""
+    share = wanted != "dense" and not why_dense(model.config)
+    return share, None if wanted in ("auto", "dense") else cast("Kernel", wanted)
+
+
+def prove_tree(model: Any, temperature: float, kernel: Kernel | None = None) -> None:
+    """Compare one small tree with its dense rows: log-probabilities and gradients. Nothing of the model changes.
+
+    Raises:
+        TrainingError: they differ by more than rounding.
+    """
+    import torch
+
+    from agent_srl.train.tree import branch_logprobs, pack
+
+    branches = _sample_tree(model.config.vocab_size)
+    watched = [p for p in model.parameters() if p.requires_grad][:8]
+    found: list[tuple[dict[Branch, Any], list[Any]]] = []
+    for share in (True, False):
+        logprobs: dict[Branch, Any] = {}
+        grads = [torch.zeros_like(p, dtype=torch.float32) for p in watched]
+        for row in pack(branches, 4096, share=share):
+            values, _ = branch_logprobs(model, row, temperature, kernel)
+            logprobs |= dict(zip(row.branches, values.detach().split([b.count for b in row.branches]), strict=True))
+            if watched:
+                for total, grad in zip(grads, torch.autograd.grad(values.sum(), watched), strict=True):
+                    total += grad
+        found.append((logprobs, grads))
+    (tree, of_tree), (dense, of_dense) = found
+    apart = max(float((tree[b] - dense[b]).abs().max()) for b in branches)
+    off = max(
+        (float((a - b).norm() / b.norm().clamp_min(1e-12)) for a, b in zip(of_tree, of_dense, strict=True)), default=0.0
+    )
+    coarse = model.dtype in (torch.bfloat16, torch.float16)
+    if not (apart <= (0.25 if coarse else 1e-3) and off <= (0.25 if coarse else 1e-3)):
+        raise TrainingError(
+            f"self-check failed: on a small token tree log-probabilities differ by {apart:.2g} from one row per sample "
+            f"and gradients by {off:.2g} of their length. Train with train.attention=dense; please report the model "
+            "and the versions in environment.json"
+        )
+
+
+def _sample_tree(vocabulary: int) -> list[Branch]:
+    """Three steps of a trunk, one of another window, one of another trajectory; samples of one to nine tokens."""
+    from agent_srl.train.tree import Branch
+
+    draw = random.Random(0)
+
+    def tokens(n: int) -> tuple[int, ...]:
+        return tuple(draw.randrange(vocabulary) for _ in range(n))
+
+    trunk = tokens(24)
+    prompts = [trunk[:9], trunk[:17], trunk, trunk[:9] + tokens(7), tokens(5)]
+    return [Branch(p, tokens(n), 1.0, 1.0) for p in prompts for n in (9, 1, 6)]

@@ -23,9 +23,13 @@ def has_signal(group: Group, min_std: float) -> bool:
     return population_std(scored(group)) > min_std
 
 
-def advantages(group: Group) -> list[float | None]:
-    """(r - mean) / std per sample (section 4.2, equation 1); None where masked. All zero where nothing differs."""
+def advantages(group: Group, scale: str = "group") -> list[float | None]:
+    """(r - mean) / std per sample (section 4.2, equation 1); None where masked. All zero where nothing differs.
+
+    `scale` `none` leaves the division out, so that groups which differ little count little (arXiv 2503.20783).
+    """
     rewards = scored(group)
     std = population_std(rewards)
     mean = sum(rewards) / len(rewards) if rewards else 0.0
-    return [None if s.reward is None else (s.reward - mean) / std if std > 0 else 0.0 for s in group.samples]
+    divisor = std if scale == "group" else 1.0
+    return [None if s.reward is None else (s.reward - mean) / divisor if std > 0 else 0.0 for s in group.samples]

@@ -16,7 +16,7 @@ import typer
 from agent_srl import __version__
 from agent_srl.data.cli import app as trajectories_app
 from agent_srl.doctor import doctor
-from agent_srl.errors import AgentSRLError, ConfigError
+from agent_srl.errors import AgentSRLError, ConfigError, PeerFailed, Stopped
 from agent_srl.rewards.cli import app as rewards_app
 from env_server.cli import serve
 from env_server.errors import EnvError
@@ -62,8 +62,10 @@ def train(
     """Warm up, train with step-wise similarity rewards, compare on held-out steps.
 
     Without --trajectories, `--task swe` makes tasks from real packages, records an expert on them in sandboxes and
-    trains on
-    that. Start the same command with the same --out after an interruption: it goes on.
+    trains on that. Start the same command with the same --out after an interruption: it goes on. SIGTERM ends it after
+    the step in progress, saved.
+
+    On several GPUs: accelerate launch --num_processes 8 -m agent_srl train ... (or torchrun, also on CPUs).
 
     Examples:
 
@@ -91,8 +93,9 @@ def train(
     given |= {"data.trajectories": [str(p) for p in trajectories]} if trajectories else {}
     resolved = load_config(name, set_, given)
     folder = out or default_out(resolved)
-    _say(f"run folder: {folder} (config {name}, seed {resolved.seed})")
-    _run(run(resolved, folder, Console()))
+    if os.environ.get("RANK", "0") == "0":  # a launcher starts this once for each process
+        _say(f"run folder: {folder} (config {name}, seed {resolved.seed})")
+    _run(run(resolved, folder, Console()), f"start the same command with --out {folder} to go on")
 
 
 @app.command("eval")
@@ -142,13 +145,14 @@ def eval_(
             raise ConfigError("--trajectories goes with --task swe and --model, and without --tasks")
         given = {"data.trajectories": [str(p) for p in trajectories]}
         resolved = load_config(config or "swe/trajectories", set_, given | {"data.limit": limit})
-        _run(evaluate_steps(resolved, model, out))
+        _run(evaluate_steps(resolved, model, out), _again(out))
         return
     if task == "swe" and not tasks:
         raise ConfigError("give --tasks FILE (make one with `agent-srl tasks make`), or --trajectories FILE")
     resolved = load_config(config or f"{task}/quickstart", set_, {"task": task})
     source = Source(model=model, patches="gold" if gold else "empty" if empty else "")
-    _run(evaluate_run(resolved, source, tasks, out, samples=samples, limit=limit, sandbox=sandbox, url=url))
+    work = evaluate_run(resolved, source, tasks, out, samples=samples, limit=limit, sandbox=sandbox, url=url)
+    _run(work, _again(out))
 
 
 @app.command()
@@ -161,6 +165,8 @@ def main() -> None:
     """Entry point: known failures become one line and exit 2; anything else is a bug and shows itself."""
     try:
         app()
+    except PeerFailed:
+        sys.exit(2)
     except (AgentSRLError, EnvError, SandboxError) as error:
         _fail(str(error))
     except OSError as error:
@@ -192,12 +198,21 @@ def _known_task(task: str) -> None:
         raise ConfigError(f"unknown task {task!r}: choose swe or math")
 
 
-def _run(work: Coroutine[Any, Any, None]) -> None:
+def _run(work: Coroutine[Any, Any, None], go_on: str) -> None:
+    """`go_on` says how, after an interruption."""
     try:
         asyncio.run(work)
     except KeyboardInterrupt:
-        _say("interrupted; start the same command with the same --out to go on")
+        _say(f"interrupted; {go_on}")
         raise typer.Exit(130) from None
+    except Stopped as stopped:
+        if os.environ.get("RANK", "0") == "0":
+            _say(f"{stopped}; {go_on}")
+        raise typer.Exit(143) from None
+
+
+def _again(out: Path | None) -> str:
+    return f"start the same command again to go on in {out}" if out else "give it --out to be able to go on"
 
 
 def _say(text: str) -> None:

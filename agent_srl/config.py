@@ -164,11 +164,30 @@ class TrainConfig(Strict):
     betas: tuple[Beta, Beta] = (0.9, 0.99)
     weight_decay: float = Field(0.0, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
+    loss: Literal["grpo", "dr_grpo", "dapo"] = "grpo"
+    """`grpo`: the mean over samples of the mean over tokens (paper, equation 1). `dapo`: the mean over all tokens.
+    `dr_grpo`: the sum over samples times `max_new_tokens`."""
+    scale_rewards: Literal["group", "none"] = "group"
+    """Whether advantages are divided by the group's standard deviation (paper, equation 1)."""
     clip_eps: float = Field(0.2, gt=0)
+    clip_eps_high: float | None = Field(None, gt=0)
+    """Upper clip; null takes `clip_eps`."""
+    minibatches: int = Field(1, ge=1)
+    """Optimizer steps per batch. With one the ratio is 1 and nothing is clipped."""
+    importance_cap: float = Field(2.0, ge=0)
+    """Tokens count by how much likelier the trainer finds them than the engine did, at most this; 0 turns it off."""
     min_std: float = Field(0.02, ge=0)
     """Groups whose rewards have a smaller population standard deviation are dropped. Not published."""
     refill_rounds: int = Field(3, ge=0)
-    """Further sampling rounds to replace dropped groups; then the partial batch is trained."""
+    """Further sampling rounds to replace dropped groups, each as large as the share kept so far calls for. What is
+    kept beyond `groups` waits for the next batch."""
+    partial_batch: Literal["train", "skip"] = "train"
+    """A batch that is still short after the last round: train on it, or let its groups wait for the next step."""
+    max_staleness: int = Field(1, ge=0)
+    """Groups that wait are dropped when more updates than this were made since they were sampled. With 0 every batch
+    is on-policy."""
+    steps_per_trajectory: int = Field(1, ge=0)
+    """Steps of one trajectory that are sampled and trained together, on one trunk; 0 takes all of them."""
     max_empty_batches: int = Field(3, ge=1)
     """This many batches in a row without any signal stop the run with advice."""
     row_tokens: int = Field(4096, ge=128)
@@ -186,6 +205,16 @@ class TrainConfig(Strict):
     eval_steps: int = Field(32, ge=1)
     """Of `eval_every`: how many held-out steps choose the model."""
     min_thought_words: int = Field(1, ge=0)
+
+    @model_validator(mode="after")
+    def _chunk_fits(self) -> TrainConfig:
+        """A chunk larger than a batch would leave most of its groups to wait until they are stale."""
+        if self.steps_per_trajectory > self.groups:
+            raise ValueError(
+                f"train.steps_per_trajectory={self.steps_per_trajectory} is more than a batch: "
+                f"raise train.groups, now {self.groups}"
+            )
+        return self
 
 
 class EvalConfig(Strict):

@@ -5,7 +5,10 @@ AgentSRLError
 ├── DataError       a missing or broken file, with its line
 ├── ModelError      a model that cannot be found, loaded or converted
 ├── EngineError     generation failed: infrastructure, never a reward
-└── TrainingError   training cannot go on, with advice
+├── TrainingError   training cannot go on, with advice
+└── PeerFailed      another process of the run failed and says why; nothing is printed
+
+Stopped is no error: SIGTERM ended the run between two steps, and all of it is saved.
 """
 
 from __future__ import annotations
@@ -33,3 +36,11 @@ class EngineError(AgentSRLError):
 
 class TrainingError(AgentSRLError):
     """Training cannot go on."""
+
+
+class PeerFailed(AgentSRLError):
+    """Another process of the run failed; it says why."""
+
+
+class Stopped(Exception):
+    """SIGTERM came; the message says where the run stands."""

@@ -14,9 +14,9 @@ import random
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from agent_srl.config import Config
+from agent_srl.config import Config, DataConfig, ModelConfig
 from agent_srl.data.actions import ActionFormat, choose_format
 from agent_srl.data.prepare import Prepared, prepare
 from agent_srl.data.render import Renderer
@@ -33,6 +33,9 @@ from agent_srl.train.choice import BestModel, Metrics
 from agent_srl.types import StepExample
 from env_server.local import open_environment
 from env_server.schema import Verdict
+
+if TYPE_CHECKING:
+    from agent_srl.train.processes import Processes
 
 
 @dataclass
@@ -51,28 +54,49 @@ async def train(config: Config, out: Path, console: Console) -> None:
     from agent_srl.models import load_model, load_tokenizer
     from agent_srl.policy import Policy, faster_dtype, pick_device, pick_dtype
     from agent_srl.train.loop import threads_and_seed
+    from agent_srl.train.processes import Processes
 
-    threads_and_seed(config.model.threads, config.seed)
     device = pick_device(config.model.device)
-    if config.model.dtype == "auto":  # settled once: a run that is gone on with must not change it
-        config.model.dtype = _saved_dtype(out) or faster_dtype(device)
-    open_run(out, config)
-    tokenizer = load_tokenizer(config.model.path)  # before the data: a model that cannot be had is said at once
+    processes = Processes.start(device)
+    if not processes.main:
+        console = Console(silent=True)
+    threads_and_seed(config.model.threads, config.seed)
+
+    async def begin() -> tuple[ModelConfig, Path]:
+        if config.model.dtype == "auto":  # settled once: a run that is gone on with must not change it
+            config.model.dtype = _saved_dtype(out) or faster_dtype(device)
+        open_run(out, config)
+        return config.model, out
+
+    async def data() -> tuple[Prepared, DataConfig]:
+        return await prepare(config, console), config.data
+
+    config.model, out = await processes.first(begin)
+    with processes.agreed():
+        tokenizer = load_tokenizer(config.model.path)  # before the data: a model that cannot be had is said at once
     renderer = Renderer(tokenizer)
     if renderer.note:
         console.say(renderer.note)
-    prepared = await prepare(config, console)
-    steps = _steps(prepared, renderer, config, console)
+    prepared, config.data = await processes.first(data)
+    with processes.agreed():
+        steps = _steps(prepared, renderer, config, console)
     dtype = pick_dtype(config.model.dtype, device)
 
     def policy(folder: str) -> Policy:
         release_memory()  # every stage loads its model here, when the one before is done
         return Policy(load_model(folder, dtype, device), tokenizer, steps.builder, config)
 
-    start = _warm_up(policy, steps, config, out, console)
+    async def before() -> str:
+        start = _warm_up(policy, steps, config, out, console)
+        await comparison.add("warm-up" if config.warmup.steps else "before", policy, start)
+        return start
+
     comparison = Comparison(config, steps.train, choose(steps.heldout, config.eval.steps, config.seed), out, console)
-    await comparison.add("warm-up" if config.warmup.steps else "before", policy, start)
-    await _srl(policy, start, steps, config, out, console)
+    start = await processes.first(before)
+    await _srl(policy, start, steps, config, out, console, processes)
+    processes.close()
+    if not processes.main:
+        return
     await comparison.add("SRL", policy, str(out / "model"))
     if config.eval.controls:
         await comparison.add_controls(policy, start)
@@ -139,16 +163,19 @@ def _warm_up(policy: Any, steps: Steps, config: Config, out: Path, console: Cons
     return str(folder)
 
 
-async def _srl(policy: Any, start: str, steps: Steps, config: Config, out: Path, console: Console) -> None:
+async def _srl(
+    policy: Any, start: str, steps: Steps, config: Config, out: Path, console: Console, processes: Processes
+) -> None:
     from agent_srl.train.loop import SRLLoop
 
     done = out / "srl" / f"done-{config.train.max_steps}"
     if done.exists():
         console.say(f"SRL is already trained for {config.train.max_steps} steps in {out}; using it")
         return
-    learner = policy(start)
-    learner.prepare_training()
-    _prove(learner, config, console)
+    with processes.agreed():
+        learner = policy(start)
+        learner.prepare_training()
+        _prove(learner, config, console)
     best = _best_model(learner, steps, config, out) if config.train.eval_every else None
     with console.live("SRL", config.train.max_steps) as show:
         loop = SRLLoop(
@@ -160,8 +187,11 @@ async def _srl(policy: Any, start: str, steps: Steps, config: Config, out: Path,
             folder=out / "srl",
             best=best,
             on_step=lambda r: show(r["step"], _line(r)),
+            processes=processes,
         )
         await loop.run()
+    if not processes.main:
+        return
     if best and best.best:
         best.copy(out / "model")
         console.say(f"kept the model of step {best.best.step}: it scores best on the steps held out for the choice")

@@ -19,11 +19,13 @@ from rich.table import Table
 
 
 class Console:
-    """Prints to standard error, so that results on standard output can be piped."""
+    """Prints to standard error, so that results on standard output can be piped. A silent one prints nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, silent: bool = False) -> None:
         plain = not sys.stderr.isatty()
-        self.rich = RichConsole(stderr=True, highlight=False, width=130 if plain else None, soft_wrap=plain)
+        self.rich = RichConsole(
+            stderr=True, highlight=False, width=130 if plain else None, soft_wrap=plain, quiet=silent
+        )
         self._results = RichConsole(highlight=False, width=None if sys.stdout.isatty() else 130)
 
     def say(self, text: str) -> None:

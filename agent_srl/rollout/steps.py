@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from agent_srl.data.actions import ActionFormat
 from agent_srl.data.render import Renderer
@@ -32,10 +33,14 @@ class StepSampler:
         self.min_thought_words, self.reward = min_thought_words, reward
         self._failures = 0
 
-    async def groups(self, examples: list[StepExample], n: int, sampling: Sampling) -> list[Group]:
+    async def groups(
+        self, examples: list[StepExample], n: int, sampling: Sampling, places: Sequence[int] | None = None
+    ) -> list[Group]:
         """One group per example, in order; each example has its own seed, derived from `sampling.seed` and its
-        place."""
-        return list(await asyncio.gather(*(self._group(e, n, _nth(sampling, i)) for i, e in enumerate(examples))))
+        place: that in `examples`, or in `places` where these are a part of more."""
+        seeds = [_nth(sampling, i) for i in (range(len(examples)) if places is None else places)]
+        calls = (self._group(example, n, seed) for example, seed in zip(examples, seeds, strict=True))
+        return list(await asyncio.gather(*calls))
 
     def score(self, completion: Completion, example: StepExample) -> Sample:
         """-1 unless the whole reply is a thought and one action, ended by the end token; else its score in [0, 1]."""

@@ -1,11 +1,13 @@
 """Checkpoints that are whole or absent: written aside, flushed, then renamed. The newest one is kept.
 
-Randomness needs no saving: every seed is derived from the run's seed and the step.
+Sampling needs no saved randomness: its seeds derive from the run's seed and the step. The generators' states are for
+what draws while training, such as dropout.
 """
 
 from __future__ import annotations
 
 import os
+import random
 import shutil
 from pathlib import Path
 from typing import Any
@@ -40,12 +42,26 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> None:
 def load_checkpoint(folder: Path) -> dict[str, Any] | None:
     """The newest checkpoint, or None. Leftovers of a killed write are removed."""
     for leftover in folder.glob("*.tmp"):
-        leftover.unlink()
+        leftover.unlink(missing_ok=True)  # another process may be as far
     found = sorted(folder.glob("step-*.pt"))
     if not found:
         return None
     state: dict[str, Any] = torch.load(found[-1], map_location="cpu", weights_only=True)
     return state
+
+
+def random_states() -> dict[str, Any]:
+    """Of Python's and torch's generators in this process."""
+    cuda = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
+    return {"python": random.getstate(), "torch": torch.get_rng_state(), "cuda": cuda}
+
+
+def set_random_states(states: dict[str, Any]) -> None:
+    """The inverse of `random_states`."""
+    random.setstate(states["python"])
+    torch.set_rng_state(states["torch"])
+    if states["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])
 
 
 def save_model(model: Any, tokenizer: Any, folder: Path, beside: dict[str, str]) -> None:

@@ -1,12 +1,13 @@
-"""The loop: sample, score, filter, refill, advantages, loss, update, checkpoint.
+"""The loop: collect a batch, update, score, write, checkpoint.
 
-It owns the data cursor, so a killed run that is started again goes on exactly where its checkpoint stands. One
-update per
-batch, so samples are on-policy. Left out for now: several processes, engines whose weights differ from the trainer's.
+A killed run that is started again goes on exactly where its checkpoint stands: it holds masters and optimizer, the
+data cursor, the groups that wait, the random states and the best model's step. With several processes the first one
+alone writes and evaluates. Left out: sampling while training.
 """
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,18 +16,16 @@ from typing import Any
 import torch
 
 from agent_srl.config import TrainConfig
-from agent_srl.errors import TrainingError
-from agent_srl.rollout.engine import Sampling
+from agent_srl.errors import Stopped, TrainingError
 from agent_srl.rollout.steps import StepSampler
-from agent_srl.train.advantages import advantages, has_signal
-from agent_srl.train.checkpoint import load_checkpoint, save_checkpoint
+from agent_srl.train.advantages import has_signal
+from agent_srl.train.checkpoint import load_checkpoint, random_states, save_checkpoint, set_random_states
 from agent_srl.train.choice import BestModel
-from agent_srl.train.loss import policy_loss
+from agent_srl.train.collect import Batch, Collector
 from agent_srl.train.metrics import JsonLines, batch_metrics, sample_record
-from agent_srl.train.optimizer import MasterAdamW
-from agent_srl.train.sft import order
-from agent_srl.train.support import choose_attention
-from agent_srl.train.tree import Branch, branch_logprobs, pack
+from agent_srl.train.processes import Processes
+from agent_srl.train.stopping import Sigterm
+from agent_srl.train.update import Updater
 from agent_srl.types import Group, StepExample
 
 Record = dict[str, Any]
@@ -46,130 +45,133 @@ class SRLLoop:
         folder: Path,
         best: BestModel | None = None,
         on_step: Callable[[Record], None] | None = None,
+        processes: Processes | None = None,
     ) -> None:
         """`best` chooses among the models of the run; without it the last one is all there is."""
         if not examples:
             raise TrainingError("no step example to train on: see the dropped steps above and raise the data limits")
-        self.model, self.sampler, self.examples, self.config, self.seed = (
-            model,
-            sampler,
-            examples,
-            config,
-            seed,
-        )
+        self.model, self.sampler, self.config, self.seed = model, sampler, config, seed
         self.folder, self.best, self.on_step = folder, best, on_step
-        self.optimizer = MasterAdamW(model, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
-        self.step = self.cursor = self.empty = 0
+        self.processes = processes or Processes()
+        self.collector = Collector(sampler, examples, config, seed, self.processes)
+        self.updater = Updater(model, config, self.processes, folder / "checkpoints")
+        self.step = self.updates = self.empty = 0
 
     async def run(self) -> None:
-        """Train up to `config.max_steps`, from the newest checkpoint if there is one. Raises TrainingError."""
+        """Train up to `config.max_steps`, from the newest checkpoint if there is one.
+
+        Raises:
+            TrainingError: training cannot go on.
+            Stopped: SIGTERM came; the step it came in is saved.
+        """
         self._resume()
-        metrics = JsonLines(self.folder / "metrics.jsonl", keep_until_step=self.step)
-        samples = JsonLines(self.folder / "samples.jsonl", keep_until_step=self.step)
-        while self.step < self.config.max_steps:
-            record, groups = await self._one_step()
-            self.step += 1
-            scored = self.best is not None and self.best.due(self.step, self.config.max_steps)
-            if self.best is not None and scored:
-                record |= await self.best.consider(self.step)
-            metrics.write(record)
-            samples.write(*(sample_record(self.step, g) for g in groups))
-            if self.on_step:
-                self.on_step(record)
-            if scored or self.step % self.config.checkpoint_every == 0 or self.step == self.config.max_steps:
-                self._save()
+        await self.sampler.engine.update_weights(self.model)
+        with Sigterm() as sigterm:
+            files = self._files()
+            while self.step < self.config.max_steps:
+                record, groups = await self._one_step()
+                self.step += 1
+                scored = self.best is not None and self.best.due(self.step, self.config.max_steps)
+                if self.best is not None and scored:
+                    record |= await self.processes.first(self._score)
+                self._write(files, record, groups)
+                stop = any(self.processes.gather(sigterm.came))
+                due = self.step % self.config.checkpoint_every == 0 or self.step == self.config.max_steps
+                if stop or scored or due:
+                    self._save()
+                if stop:
+                    raise Stopped(f"stopped by SIGTERM after step {self.step} of {self.config.max_steps}; it is saved")
 
     async def _one_step(self) -> tuple[Record, list[Group]]:
         started, cpu = time.monotonic(), time.process_time()
-        kept, sampled = await self._collect()
+        batch = await self.collector.batch(self.step, self.updates)
         sampling_s = time.monotonic() - started
-        self.empty = 0 if kept else self.empty + 1
-        if self.empty >= self.config.max_empty_batches:
-            raise TrainingError(
-                f"{self.empty} batches in a row had no group whose rewards differ: there is nothing to learn from. "
-                "Warm up longer (warmup.steps), raise train.temperature or train.samples, or lower train.min_std"
-            )
-        record = batch_metrics(sampled, self.config.min_std)
-        record = {"step": self.step + 1, **record, "trained_groups": len(kept), **self._update(kept)}
+        record = {"step": self.step + 1, **batch_metrics(batch.sampled, self.config.min_std)}
+        self._notice_silence(batch, record)
+        trained: Record = {"lr": 0.0, "grad_norm": None, "entropy": None}
+        if batch.groups:
+            trained = self.updater.update(batch, self.step)
+            self.updates += 1
+            await self.sampler.engine.update_weights(self.model)
+        record |= {"trained_groups": len(batch.groups), **batch.counts, **trained}
         seconds = time.monotonic() - started
-        tokens = sum(len(s.completion.tokens_T) for g in sampled for s in g.samples)
-        record |= {"sampling_s": sampling_s, "seconds": seconds, "cpu_s": time.process_time() - cpu}
-        record["tokens_per_s"] = tokens / seconds
-        return record, sampled
+        tokens = sum(len(s.completion.tokens_T) for g in batch.sampled for s in g.samples)
+        cpu_s = sum(self.processes.gather(time.process_time() - cpu))
+        record |= {"sampling_s": sampling_s, "seconds": seconds, "cpu_s": cpu_s, "tokens_per_s": tokens / seconds}
+        return record, batch.sampled
 
-    async def _collect(self) -> tuple[list[Group], list[Group]]:
-        """Groups with a signal, refilled at most `refill_rounds` times, and all that were sampled."""
-        kept: list[Group] = []
-        sampled: list[Group] = []
-        for round_ in range(1 + self.config.refill_rounds):
-            missing = self.config.groups - len(kept)
-            if missing == 0:
-                break
-            places = order(len(self.examples), self.seed, self.cursor, missing)
-            self.cursor += missing
-            sampling = Sampling(self.config.temperature, self.config.max_new_tokens, self._sampling_seed(round_))
-            groups = await self.sampler.groups([self.examples[i] for i in places], self.config.samples, sampling)
-            sampled += groups
-            kept += [g for g in groups if has_signal(g, self.config.min_std)]
-        return kept, sampled
+    def _notice_silence(self, batch: Batch, record: Record) -> None:
+        """Count batches in a row that found no group with a signal."""
+        found = any(has_signal(group, self.config.min_std) for group in batch.sampled)
+        self.empty = 0 if found or not batch.sampled else self.empty + 1
+        if self.empty >= self.config.max_empty_batches:
+            raise self.processes.once(
+                TrainingError(
+                    f"{self.empty} batches in a row had no group whose rewards differ (zero-signal share of the last: "
+                    f"{record['zero_signal']:.0%}): there is nothing to learn from. "
+                    "Warm up longer (warmup.steps), raise train.temperature or train.samples, or lower train.min_std"
+                )
+            )
 
-    def _update(self, groups: list[Group]) -> Record:
-        """One optimizer step on the groups; nothing on an empty batch."""
-        if not groups:
-            return {"lr": 0.0, "grad_norm": None, "entropy": None}
-        self.model.train()
-        entropies, count = 0.0, 0
-        share, kernel = choose_attention(self.config.attention, self.model)
-        rows = pack(_branches(groups), self.config.row_tokens, share=share)
-        for row in rows:
-            logprobs, entropy = branch_logprobs(self.model, row, self.config.temperature, kernel)
-            gains = row.per_token([b.advantage for b in row.branches]).to(logprobs)
-            weights = row.per_token([b.weight for b in row.branches]).to(logprobs)
-            policy_loss(logprobs, logprobs.detach(), gains, weights, self.config.clip_eps).backward()
-            self.optimizer.collect()
-            entropies, count = entropies + float(entropy.sum()), count + len(entropy)
-        lr = self.config.lr * min(1.0, (self.step + 1) / max(1, self.config.lr_warmup_steps))
-        norm = self.optimizer.step(lr, self.config.max_grad_norm)
-        return {
-            "lr": lr,
-            "grad_norm": norm,
-            "entropy": entropies / count,
-            "trained_tokens": sum(r.size() for r in rows),
-        }
+    async def _score(self) -> Record:
+        assert self.best is not None
+        return await self.best.consider(self.step)
 
-    def _sampling_seed(self, round_: int) -> int:
-        return (self.seed * 1_000_003 + self.step) * 101 + round_
+    def _files(self) -> tuple[JsonLines, JsonLines] | None:
+        if not self.processes.main:
+            return None
+        metrics = JsonLines(self.folder / "metrics.jsonl", keep_until_step=self.step)
+        return metrics, JsonLines(self.folder / "samples.jsonl", keep_until_step=self.step)
+
+    def _write(self, files: tuple[JsonLines, JsonLines] | None, record: Record, groups: list[Group]) -> None:
+        if files is None:
+            return
+        metrics, samples = files
+        metrics.write(record)
+        samples.write(*(sample_record(self.step, g) for g in groups))
+        if self.on_step:
+            self.on_step(record)
 
     def _save(self) -> None:
-        state = {
-            "optimizer": self.optimizer.state_dict(),
-            "step": self.step,
-            "cursor": self.cursor,
-            "empty": self.empty,
-            "best": vars(self.best.best) if self.best and self.best.best else None,
-        }
-        save_checkpoint(self.folder / "checkpoints", self.step, state)
-        if self.best:
-            self.best.tidy()
+        states = self.processes.gather(random_states())
+        with self.processes.agreed():
+            if not self.processes.main:
+                return
+            state = {
+                "optimizer": self.updater.optimizer.state_dict(),
+                "step": self.step,
+                "updates": self.updates,
+                "empty": self.empty,
+                "data": self.collector.state(),
+                "random": states,
+                "best": vars(self.best.best) if self.best and self.best.best else None,
+            }
+            save_checkpoint(self.folder / "checkpoints", self.step, state)
+            if self.best:
+                self.best.tidy()
 
     def _resume(self) -> None:
+        rank = self.processes.rank
         saved = load_checkpoint(self.folder / "checkpoints")
-        if saved is not None:
-            self.optimizer.load_state_dict(saved["optimizer"])
-            self.step, self.cursor, self.empty = saved["step"], saved["cursor"], saved["empty"]
-            if self.best:
-                self.best.resume(saved["best"])
-
-
-def _branches(groups: list[Group]) -> list[Branch]:
-    """One branch per scored sample; weights make the loss a mean over samples of the mean over tokens."""
-    found = [
-        (group.example.prompt_P, sample.completion.tokens_T, advantage)
-        for group in groups
-        for sample, advantage in zip(group.samples, advantages(group), strict=True)
-        if advantage is not None and sample.completion.tokens_T
-    ]
-    return [Branch(p, t, a, 1 / (len(t) * len(found))) for p, t, a in found]
+        found = self.processes.gather(saved["step"] if saved else 0)
+        if len(set(found)) > 1:
+            raise self.processes.once(
+                TrainingError(
+                    f"the processes see checkpoints of steps {found}: put --out where all of them can read it"
+                )
+            )
+        if saved is None or rank >= len(saved["random"]):
+            torch.manual_seed(self.seed + rank)
+            random.seed(self.seed + rank)
+        if saved is None:
+            return
+        self.updater.optimizer.load_state_dict(saved["optimizer"])
+        self.step, self.updates, self.empty = saved["step"], saved["updates"], saved["empty"]
+        self.collector.load_state(saved["data"])
+        if rank < len(saved["random"]):
+            set_random_states(saved["random"][rank])
+        if self.best and self.processes.main:
+            self.best.resume(saved["best"])
 
 
 def threads_and_seed(threads: int, seed: int) -> None:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
+
+from agent_srl.train.processes import Processes
+
+_BUCKET = 2**24
+"""Gradients sent at once: 64 MB."""
 
 
 class MasterAdamW:
@@ -26,15 +32,38 @@ class MasterAdamW:
                 master.grad = grad if master.grad is None else master.grad.add_(grad)
                 param.grad = None
 
-    def step(self, lr: float, max_grad_norm: float) -> float:
-        """Clip, update, copy into the model. Returns the gradient norm before clipping."""
-        norm = float(torch.nn.utils.clip_grad_norm_(self._masters, max_grad_norm))
+    def reduce(self, processes: Processes) -> None:
+        """Sum the gradients over all processes; one that had no row adds zeros."""
+        if processes.count == 1:
+            return
+        for bucket in self._buckets():
+            grads = [m.grad if m.grad is not None else torch.zeros_like(m) for m in bucket]
+            flat = torch.cat([g.reshape(-1) for g in grads])
+            processes.sum_(flat)
+            for master, part in zip(bucket, flat.split([m.numel() for m in bucket]), strict=True):
+                master.grad = part.view_as(master)
+
+    def clip(self, max_grad_norm: float) -> float:
+        """Scale the gradients down to `max_grad_norm`. Returns the norm before."""
+        return float(torch.nn.utils.clip_grad_norm_(self._masters, max_grad_norm))
+
+    def step(self, lr: float) -> None:
+        """Update, copy into the model, forget the gradients."""
         for group in self._adamw.param_groups:
             group["lr"] = lr
         self._adamw.step()
         self._adamw.zero_grad()
         self._copy_to_model()
-        return norm
+
+    def _buckets(self) -> Iterator[list[torch.Tensor]]:
+        bucket: list[torch.Tensor] = []
+        for master in self._masters:
+            if bucket and sum(m.numel() for m in bucket) + master.numel() > _BUCKET:
+                yield bucket
+                bucket = []
+            bucket.append(master)
+        if bucket:
+            yield bucket
 
     def state_dict(self) -> dict[str, Any]:
         return {"masters": [m.detach() for m in self._masters], "adamw": self._adamw.state_dict()}

@@ -5,7 +5,7 @@ Loss on every assistant turn of a row that may be learnt from, observations mask
 
 from __future__ import annotations
 
-import random
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,9 +15,12 @@ import torch
 
 from agent_srl.config import WarmupConfig
 from agent_srl.data.steps import IGNORE
-from agent_srl.train.checkpoint import load_checkpoint, save_checkpoint
+from agent_srl.errors import Stopped, TrainingError
+from agent_srl.train.checkpoint import load_checkpoint, random_states, save_checkpoint, set_random_states
 from agent_srl.train.loss import cross_entropy_sum
 from agent_srl.train.optimizer import MasterAdamW
+from agent_srl.train.sampling import order
+from agent_srl.train.stopping import Sigterm
 from agent_srl.types import StepExample
 
 _BETAS = (0.9, 0.99)
@@ -38,21 +41,30 @@ def fine_tune(
     """Train for `config.steps` updates with linear decay, or at a constant rate until `cpu_seconds` are used.
 
     Returns the updates made. `folder` holds the checkpoints; `on_step` gets the step and the mean token loss.
+
+    Raises:
+        TrainingError: the loss or the gradients are not finite.
+        Stopped: SIGTERM came; the step it came in is saved.
     """
     optimizer = MasterAdamW(model, lr=config.lr, betas=_BETAS, weight_decay=0.0)
     saved = load_checkpoint(folder)
     if saved:
         optimizer.load_state_dict(saved["optimizer"])
+        set_random_states(saved["random"])
     step, used = (saved["step"], saved["used"]) if saved else (0, 0.0)
     model.train()
-    while used < cpu_seconds if cpu_seconds is not None else step < config.steps:
-        started = time.process_time()
-        loss = _update(model, optimizer, _rows(examples, config.rows, step, seed), _lr(config, step, cpu_seconds))
-        step, used = step + 1, used + time.process_time() - started
-        if on_step:
-            on_step(step, loss)
-        if step % _CHECKPOINT_EVERY == 0:
-            save_checkpoint(folder, step, {"optimizer": optimizer.state_dict(), "step": step, "used": used})
+    with Sigterm() as sigterm:
+        while used < cpu_seconds if cpu_seconds is not None else step < config.steps:
+            started = time.process_time()
+            loss = _update(model, optimizer, _rows(examples, config.rows, step, seed), _lr(config, step, cpu_seconds))
+            step, used = step + 1, used + time.process_time() - started
+            if on_step:
+                on_step(step, loss)
+            if sigterm.came or step % _CHECKPOINT_EVERY == 0:
+                state = {"optimizer": optimizer.state_dict(), "step": step, "used": used, "random": random_states()}
+                save_checkpoint(folder, step, state)
+            if sigterm.came:
+                raise Stopped(f"stopped by SIGTERM after step {step} of fine-tuning; it is saved")
     return step
 
 
@@ -64,7 +76,13 @@ def _update(model: Any, optimizer: MasterAdamW, rows: list[StepExample], lr: flo
         loss.backward()
         optimizer.collect()
         total += float(loss.detach())
-    optimizer.step(lr, _MAX_GRAD_NORM)
+    norm = optimizer.clip(_MAX_GRAD_NORM)
+    if not math.isfinite(total) or not math.isfinite(norm):
+        raise TrainingError(
+            f"fine-tuning: loss {total}, gradient norm {norm} on {', '.join(r.example_id for r in rows)}: "
+            "lower warmup.lr or set model.dtype=float32"
+        )
+    optimizer.step(lr)
     return total
 
 
@@ -83,17 +101,6 @@ def _learnt(row: StepExample) -> int:
 
 def _rows(examples: list[StepExample], rows: int, step: int, seed: int) -> list[StepExample]:
     return [examples[i] for i in order(len(examples), seed, step * rows, rows)]
-
-
-def order(n: int, seed: int, start: int, count: int) -> list[int]:
-    """Places `start` to `start + count` of an endless series of shuffles of range(n), one per epoch."""
-    picked: list[int] = []
-    for place in range(start, start + count):
-        epoch, i = divmod(place, n)
-        if i == 0 or not picked:
-            shuffled = random.Random(f"{seed}/{epoch}").sample(range(n), n)
-        picked.append(shuffled[i])
-    return picked
 
 
 def _lr(config: WarmupConfig, step: int, cpu_seconds: float | None) -> float:

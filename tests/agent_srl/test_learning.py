@@ -99,5 +99,6 @@ def test_small_updates_are_not_lost(dtype):
     for _ in range(100):
         layer(torch.ones(1, 1, dtype=dtype)).sum().backward()
         optimizer.collect()
-        optimizer.step(1e-4, 1.0)
+        optimizer.clip(1.0)
+        optimizer.step(1e-4)
     assert abs(layer.weight.item() - 0.99) < 2e-3

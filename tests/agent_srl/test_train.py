@@ -5,8 +5,10 @@ The whole `agent-srl train` on a tiny model: warm-up, SRL, comparison. Nothing i
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -65,11 +67,12 @@ def metrics(out: Path) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def unbroken(expert, tiny_model, tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("unbroken") / "run"
+    out, started = tmp_path_factory.mktemp("unbroken") / "run", time.monotonic()
     done = subprocess.run(
         command(expert, tiny_model, out, "train.max_steps=6"), capture_output=True, text=True, timeout=580
     )
     assert done.returncode == 0, done.stderr
+    (out.parent / "seconds").write_text(str(time.monotonic() - started))
     return out
 
 
@@ -97,22 +100,103 @@ def test_the_model_is_loaded_by_transformers_and_has_changed(unbroken, tiny_mode
     assert any(not torch.equal(a, b) for a, b in zip(trained.parameters(), warm.parameters(), strict=True))
 
 
-def test_a_run_killed_in_training_goes_on_and_reaches_the_same_metrics(unbroken, expert, tiny_model, tmp_path):
-    out = tmp_path / "run"
-    full = command(expert, tiny_model, out, "train.max_steps=6")
-    started = subprocess.Popen(full, stderr=subprocess.DEVNULL, start_new_session=True)
-    file, deadline = out / "srl" / "metrics.jsonl", time.monotonic() + 300
-    while not (file.exists() and len(file.read_text().splitlines()) >= 3):
-        assert started.poll() is None and time.monotonic() < deadline
-        time.sleep(0.02)
-    os.killpg(started.pid, signal.SIGKILL)
+def killed(full: list[str], out: Path, where: str, seconds: float) -> str | None:
+    """Start the command and kill it `seconds` after the moment `where`. What it was doing, or None if it had ended."""
+    checkpoints, lines = out / "srl" / "checkpoints", out / "srl" / "metrics.jsonl"
+    before = len(lines.read_text().splitlines()) if lines.exists() else 0
+    started = subprocess.Popen(full, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True)
+
+    def reached() -> bool:
+        if where == "step":
+            return lines.exists() and len(lines.read_text().splitlines()) > before
+        return where == "start" or any(checkpoints.glob("*.tmp"))
+
+    deadline = time.monotonic() + 300
+    while started.poll() is None and not reached():
+        assert time.monotonic() < deadline
+        time.sleep(0.0005)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        started.wait(seconds)
+    alive = started.poll() is None
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(started.pid, signal.SIGKILL)
     started.wait()
-    before = metrics(out)
-    assert 3 <= len(before) < 6
+    return doing(out) if alive else None
+
+
+def doing(out: Path) -> str:
+    """What a killed run left shows where it was."""
+    srl = out / "srl"
+    if any(srl.glob("checkpoints/*.tmp")):
+        return "writing a checkpoint"
+    if any(srl.glob("done-*")):
+        return "comparing"
+    if (srl / "metrics.jsonl").exists():
+        return f"training, {len((srl / 'metrics.jsonl').read_text().splitlines())} steps made"
+    return "before training" if (out / "warmup" / "model").exists() else "starting or warming up"
+
+
+def same(out: Path, unbroken: Path) -> None:
+    """Bit for bit."""
+    assert metrics(out) == metrics(unbroken)
+    for name in ("srl/samples.jsonl", "model/model.safetensors", "results.json"):
+        assert (out / name).read_bytes() == (unbroken / name).read_bytes(), name
+
+
+def test_a_run_killed_at_random_moments_reaches_the_same_metrics_and_weights(unbroken, expert, tiny_model, tmp_path):
+    """`KILLS=10 pytest -s -k random_moments tests/agent_srl/test_train.py` kills ten times and says what it hit."""
+    chance, kills, run = random.Random(int(os.environ.get("SEED", "0"))), int(os.environ.get("KILLS", "3")), 0
+    whole = (unbroken.parent / "seconds").read_text()
+    hit: list[str] = []
+    while len(hit) < kills:
+        out = tmp_path / f"run{run}"
+        full = command(expert, tiny_model, out, "train.max_steps=6")
+        where = ("start", "step", "checkpoint")[len(hit) % 3]
+        seconds = chance.uniform(0, {"start": float(whole), "step": 1.0, "checkpoint": 0.02}[where])
+        found = killed(full, out, where, seconds)
+        if found is None:  # it ended first
+            same(out, unbroken)
+            run += 1
+            continue
+        hit.append(found)
+        print(f"kill {len(hit)}, {seconds:.3f} s after {where}: {found}")
     done = subprocess.run(full, capture_output=True, text=True, timeout=580)
     assert done.returncode == 0, done.stderr
-    assert metrics(out) == metrics(unbroken)
-    assert json.loads((out / "results.json").read_text()) == json.loads((unbroken / "results.json").read_text())
+    same(out, unbroken)
+
+
+def test_sigterm_ends_a_run_after_its_step_which_is_saved(unbroken, expert, tiny_model, tmp_path):
+    out = tmp_path / "run"
+    full = command(expert, tiny_model, out, "train.max_steps=6")
+    rare = [*full, "--set", "train.checkpoint_every=100"]
+    started = subprocess.Popen(rare, stderr=subprocess.PIPE, text=True)
+    lines, deadline = out / "srl" / "metrics.jsonl", time.monotonic() + 300
+    while not (lines.exists() and lines.read_text()):
+        assert started.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    started.terminate()
+    _, said = started.communicate(timeout=300)
+    assert started.returncode == 143 and "Traceback" not in said
+    steps = len(metrics(out))
+    assert f"stopped by SIGTERM after step {steps} of 6" in said and f"--out {out}" in " ".join(said.split())
+    assert [p.name for p in (out / "srl" / "checkpoints").iterdir()] == [f"step-{steps:06d}.pt"]
+    done = subprocess.run(full, capture_output=True, text=True, timeout=580)
+    assert done.returncode == 0, done.stderr
+    same(out, unbroken)
+
+
+def test_a_second_sigterm_ends_at_once():
+    code = (
+        "import time\nfrom agent_srl.train.stopping import Sigterm\nwith Sigterm() as s:\n"
+        "    print('ready', flush=True)\n    while not s.came: time.sleep(0.01)\n"
+        "    print('noted', flush=True)\n    time.sleep(60)"
+    )
+    started = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert started.stdout is not None
+    for line in ("ready\n", "noted\n"):
+        assert started.stdout.readline() == line
+        started.terminate()
+    assert started.wait(10) == -signal.SIGTERM
 
 
 def test_a_finished_run_is_used_again_and_takes_the_slower_comparisons(unbroken, expert, tiny_model):

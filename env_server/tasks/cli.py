@@ -117,7 +117,12 @@ def validate(
             await backend.close()
 
     with _bar(Console(stderr=True)) as progress:
-        found = asyncio.run(run(progress))
+        try:
+            found = asyncio.run(run(progress))
+        except KeyboardInterrupt:
+            checked = sum(int(bar.completed) for bar in progress.tasks)
+            progress.console.print(f"Interrupted. Rows checked: {checked} of {len(tasks)}; nothing of it is kept.")
+            raise typer.Exit(130) from None
     bad = [row for row in found if not row.ok]
     if as_json:
         for row in found:

@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -167,6 +168,9 @@ def test_a_run_killed_at_random_moments_reaches_the_same_metrics_and_weights(unb
 
 def test_sigterm_ends_a_run_after_its_step_which_is_saved(unbroken, expert, tiny_model, tmp_path):
     out = tmp_path / "run"
+    shutil.copytree(
+        unbroken, out, ignore=lambda folder, _: ["srl", "model", "results.json"] if folder == str(unbroken) else []
+    )
     full = command(expert, tiny_model, out, "train.max_steps=6")
     rare = [*full, "--set", "train.checkpoint_every=100"]
     started = subprocess.Popen(rare, stderr=subprocess.PIPE, text=True)

@@ -12,7 +12,9 @@ from typing import Any
 import torch
 
 from agent_srl.errors import TrainingError
-from agent_srl.train.tree import TreeRow, branch_logprobs
+from agent_srl.train.attention import Kernel
+from agent_srl.train.support import sample_tree
+from agent_srl.train.tree import TreeRow, branch_logprobs, pack
 
 _MARGIN = 1.3
 """Gradients of activations and scratch space on top of what is kept for the backward pass."""
@@ -22,8 +24,9 @@ _CGROUPS = (
 )
 
 
-def bytes_per_token(model: Any, row: TreeRow, temperature: float) -> float:
-    """Bytes that a forward pass keeps for the backward pass, per unique token of `row`."""
+def bytes_per_token(model: Any, temperature: float, kernel: Kernel | None, *, share: bool) -> float:
+    """Bytes that a forward pass keeps for the backward pass, per token, on a small tree of the model."""
+    row = pack(sample_tree(model.config.vocab_size), 4096, share=share)[0]
     parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept: dict[int, int] = {}
 
@@ -37,7 +40,7 @@ def bytes_per_token(model: Any, row: TreeRow, temperature: float) -> float:
     if checkpointed:
         model.gradient_checkpointing_disable()
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        branch_logprobs(model, row, temperature)
+        branch_logprobs(model, row, temperature, kernel)
     found = sum(kept.values()) / row.size()
     if checkpointed:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -48,7 +51,7 @@ def bytes_per_token(model: Any, row: TreeRow, temperature: float) -> float:
 
 def check_room(rows: list[TreeRow], per_token: float, device: torch.device) -> None:
     """Raises TrainingError if the largest row is larger than the memory that is free, naming it and what to set."""
-    largest = max(rows, key=lambda row: row.size())
+    largest = max(rows, key=lambda row: row.size(), default=TreeRow())
     needed, free = _MARGIN * per_token * largest.size(), free_bytes(device)
     if needed <= free:
         return

@@ -55,7 +55,7 @@ def prove_tree(model: Any, temperature: float, kernel: Kernel | None = None) -> 
 
     from agent_srl.train.tree import branch_logprobs, pack
 
-    branches = _sample_tree(model.config.vocab_size)
+    branches = sample_tree(model.config.vocab_size)
     watched = [p for p in model.parameters() if p.requires_grad][:8]
     found: list[tuple[dict[Branch, Any], list[Any]]] = []
     for share in (True, False):
@@ -82,7 +82,7 @@ def prove_tree(model: Any, temperature: float, kernel: Kernel | None = None) -> 
         )
 
 
-def _sample_tree(vocabulary: int) -> list[Branch]:
+def sample_tree(vocabulary: int) -> list[Branch]:
     """Three steps of a trunk, one of another window, one of another trajectory; samples of one to nine tokens."""
     from agent_srl.train.tree import Branch
 

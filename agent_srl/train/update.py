@@ -24,7 +24,9 @@ from agent_srl.train.collect import Batch
 from agent_srl.train.loss import importance, is_clipped, policy_loss, token_weights
 from agent_srl.train.optimizer import MasterAdamW
 from agent_srl.train.processes import Processes
+from agent_srl.train.room import bytes_per_token, check_room
 from agent_srl.train.sampling import deal
+from agent_srl.train.support import choose_attention
 from agent_srl.train.tree import Branch, TreeRow, branch_logprobs, pack
 
 Part = list[tuple[int, list[Branch]]]
@@ -37,6 +39,8 @@ class Updater:
     def __init__(self, model: Any, config: TrainConfig, processes: Processes, folder: Path) -> None:
         """`folder` takes a batch whose numbers are not finite."""
         self.model, self.config, self.processes, self.folder = model, config, processes, folder
+        self.share, self.kernel = choose_attention(config.attention, model)
+        self.token_bytes = bytes_per_token(model, config.temperature, self.kernel, share=self.share)
         self.optimizer = MasterAdamW(model, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
 
     def update(self, batch: Batch, step: int) -> dict[str, Any]:
@@ -44,8 +48,10 @@ class Updater:
         the minibatch that failed."""
         self.model.train()
         parts = minibatches(batch, self.config)
-        rows = [pack(self._share(part), self.config.row_tokens) for part in parts]
-        with self.processes.agreed(), enough_memory([r for part in rows for r in part], self.config):
+        rows = [pack(self._own(part), self.config.row_tokens, share=self.share) for part in parts]
+        every = [row for part in rows for row in part]
+        with self.processes.agreed(), enough_memory(every, self.config):
+            check_room(every, self.token_bytes, self.model.device)
             # The first minibatch meets the weights that its ratios refer to.
             old: list[list[torch.Tensor | None]] = [[self._logprobs(row) for row in part] for part in rows[1:]]
             old.insert(0, [None] * len(rows[0]))
@@ -64,7 +70,7 @@ class Updater:
             sums.add(own)
         return {"lr": lr, "grad_norm": sum(norms) / len(norms), **sums.metrics(bool(self.config.importance_cap))}
 
-    def _share(self, part: Part) -> list[Branch]:
+    def _own(self, part: Part) -> list[Branch]:
         """Branches that this process computes: whole trajectories, by their unique tokens."""
         trunk: dict[int, int] = defaultdict(int)
         own: dict[int, int] = defaultdict(int)
@@ -76,11 +82,11 @@ class Updater:
 
     @torch.no_grad()
     def _logprobs(self, row: TreeRow) -> torch.Tensor:
-        return branch_logprobs(self.model, row, self.config.temperature)[0]
+        return branch_logprobs(self.model, row, self.config.temperature, self.kernel)[0]
 
     def _backward(self, row: TreeRow, before: torch.Tensor | None, sums: Sums) -> None:
         config = self.config
-        logprobs, entropy = branch_logprobs(self.model, row, config.temperature)
+        logprobs, entropy = branch_logprobs(self.model, row, config.temperature, self.kernel)
         old = logprobs.detach() if before is None else before
         gains = row.per_token([b.advantage for b in row.branches]).to(logprobs)
         engine = engine_logprobs(row).to(logprobs)
@@ -136,7 +142,7 @@ def minibatches(batch: Batch, config: TrainConfig) -> list[Part]:
 
 def engine_logprobs(row: TreeRow) -> torch.Tensor:
     """[C]; NaN where the engine gave none."""
-    return torch.tensor([x for b in row.branches for x in b.old_logprobs or (math.nan,) * len(b.tokens)])
+    return torch.tensor([x for b in row.branches for x in b.old_logprobs or (math.nan,) * b.count])
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from agent_srl.train.advantages import advantages
 from agent_srl.train.collect import Batch
 from agent_srl.train.optimizer import MasterAdamW
 from agent_srl.train.processes import Processes
-from agent_srl.train.tree import Branch, TreeRow, branch_logprobs
+from agent_srl.train.tree import Branch, branch_logprobs, pack
 from agent_srl.train.update import Updater, enough_memory, minibatches
 from agent_srl.types import Completion, Group, Sample, StepExample
 from env_server.schema import Action
@@ -31,7 +31,7 @@ def model(tiny_model):
 
 
 def logprobs_of(model, prompt, tokens, temperature=1.0):
-    row = TreeRow(prompt, [Branch(prompt, tokens, 0.0, 0.0)])
+    [row] = pack([Branch(prompt, tokens, 0.0, 0.0)], 9999)
     with torch.no_grad():
         return branch_logprobs(model, row, temperature)[0]
 
@@ -125,7 +125,7 @@ def test_a_number_that_is_not_finite_stops_before_the_update_with_the_batch_save
 
 
 def test_memory_that_runs_out_names_the_row_and_what_to_set():
-    rows = [TreeRow((1,) * n, [Branch((1,) * n, (2, 3), 1.0, 1.0, (), f"t{n}#1")]) for n in (5, 500, 50)]
+    rows = [pack([Branch((1,) * n, (2, 3), 1.0, 1.0, (), f"t{n}#1")], 9999)[0] for n in (5, 500, 50)]
     size = 10**15
     with pytest.raises(TrainingError) as caught, enough_memory(rows, TrainConfig()):
         torch.empty(size, dtype=torch.uint8)  # the CPU allocator's own error

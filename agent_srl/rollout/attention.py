@@ -1,14 +1,15 @@
-"""Our attention function, registered with transformers: SDPA, or a token tree or a shared prefix when told to.
+"""Our attention function, registered with transformers: SDPA, or a token tree or decoding on shared trunks when told to.
 
-With `tree=` in the forward's keyword arguments the row is a token tree (`train.attention`). With `shared_prefix=` each
-row attends to its group's prefix, stored once per group, and to its own suffix. Nothing is copied per row or per token.
-Left out: sliding windows and paged memory.
+With `tree=` in the forward's keyword arguments the row is a token tree (`train.attention`). With `shared_prefix=` each row
+attends to as much of its trunk as is its prompt, and to its own tokens. A trunk is stored once for all prompts that are
+prefixes of it; nothing is copied per row or token. Left out: sliding windows, attention sinks and soft caps (refused), and
+paged memory.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -18,85 +19,127 @@ from agent_srl.train.attention import TreePlan
 ATTENTION = "agent_srl"
 _COMPACT = 0.85
 """Storage is compacted when at most this share of its rows still decodes."""
+_SPREAD = 0.75
+"""Rows whose prompts are shorter than this share of the longest one beside them are multiplied on their own: what a row
+computes beyond its prompt is thrown away."""
+
+
+@dataclass(frozen=True)
+class _Span:
+    """Neighbouring rows on one trunk, multiplied together."""
+
+    rows: slice
+    trunk: int
+    longest: int
+    shortest: int
+    """Prompt tokens of the first and of the last row."""
+    beyond: torch.Tensor | None
+    """[rows, longest - shortest], True past the end of a row's prompt; None if all are equally long."""
 
 
 @dataclass
 class SharedPrefix:
-    """Keys and values while decoding. B groups, R rows in all, H key-value heads, D head size, L layers (lists)."""
+    """Keys and values while decoding. R rows in all, H key-value heads, D head size, L layers (lists)."""
 
-    prefix_k: list[torch.Tensor]
-    """[B, H, P, D] each."""
-    prefix_v: list[torch.Tensor]
-    prefix_mask: torch.Tensor
-    """[B, P], True where the prefix has a token."""
-    suffix_k: list[torch.Tensor]
-    """[R, H, T, D] each, filled up to `length`."""
-    suffix_v: list[torch.Tensor]
-    group: torch.Tensor
-    """[R], the group of each row."""
-    active: torch.Tensor
-    """[A], the rows still decoding."""
+    trunk_k: list[list[torch.Tensor]]
+    """[H, P, D] per trunk and layer."""
+    trunk_v: list[list[torch.Tensor]]
+    trunk_of: list[int]
+    """The trunk of each row, ascending."""
+    prompt_of: list[int]
+    """How many tokens of it are the row's prompt; descending within a trunk."""
+    max_tokens: int
+    """Room for a row's own tokens."""
     length: int = 0
+    """Own tokens so far."""
+    active: list[int] = field(init=False)
+    """The rows still decoding, ascending."""
 
     def __post_init__(self) -> None:
-        self._place_rows()
+        first = self.trunk_k[0][0]
+        shape = (len(self.trunk_of), first.shape[0], self.max_tokens, first.shape[2])
+        self._own_k = [first.new_empty(shape) for _ in self.trunk_k[0]]
+        self._own_v = [first.new_empty(shape) for _ in self.trunk_k[0]]
+        self.active = list(range(len(self.trunk_of)))
+        self._place()
 
-    def go_on(self, going: torch.Tensor, length: int) -> None:
-        """Only rows where `going` [A] decode on, after `length` tokens. Storage follows once much of it is finished."""
-        self.active, self.length = self.active[going], length
-        if len(self.active) <= _COMPACT * len(self.group):
+    def go_on(self, going: list[bool], length: int) -> None:
+        """Only active rows that are `going` decode on, after `length` own tokens. Storage follows once much of it is
+        finished."""
+        self.length = length
+        if all(going):
+            return
+        self.active = [row for row, on in zip(self.active, going, strict=True) if on]
+        if len(self.active) <= _COMPACT * len(self.trunk_of):
             self._compact()
+        self._place()
 
     def _compact(self) -> None:
-        """Forget finished rows, prefixes that no row needs, and padding."""
-        rows = self.active
-        live, self.group = torch.unique(self.group[rows], return_inverse=True)
-        longest = int(self.prefix_mask[live].sum(1).max())
-        self.prefix_mask = self.prefix_mask[live, :longest]
-        for layer in range(len(self.prefix_k)):
-            self.prefix_k[layer] = self.prefix_k[layer][live, :, :longest]
-            self.prefix_v[layer] = self.prefix_v[layer][live, :, :longest]
-            self.suffix_k[layer], self.suffix_v[layer] = self.suffix_k[layer][rows], self.suffix_v[layer][rows]
-        self.active = torch.arange(len(rows), device=rows.device)
-        self._place_rows()
+        """Forget finished rows."""
+        keep = torch.tensor(self.active, device=self._own_k[0].device)
+        for kept in (self._own_k, self._own_v):
+            for layer, old in enumerate(kept):
+                kept[layer] = old.new_empty(len(keep), *old.shape[1:])
+                kept[layer][:, :, : self.length] = old[keep, :, : self.length]
+        self.trunk_of = [self.trunk_of[row] for row in self.active]
+        self.prompt_of = [self.prompt_of[row] for row in self.active]
+        self.active = list(range(len(keep)))
 
-    def _place_rows(self) -> None:
-        """`slot` [R]: each row's place within its group; `slots`: rows of the largest group."""
-        seen: Counter[int] = Counter()
-        places = []
-        for group in self.group.tolist():
-            places.append(seen[group])
-            seen[group] += 1
-        self.slot, self.slots = torch.tensor(places, device=self.group.device), max(seen.values())
+    def _place(self) -> None:
+        """Cut the active rows into spans."""
+        all_active = len(self.active) == len(self.trunk_of)
+        device = self._own_k[0].device
+        self._stored = slice(None) if all_active else torch.tensor(self.active, device=device)  # a slice copies nothing
+        trunks, prompts = [self.trunk_of[r] for r in self.active], [self.prompt_of[r] for r in self.active]
+        starts, longest = [0], prompts[0]
+        for i in range(1, len(trunks)):
+            if trunks[i] != trunks[i - 1] or prompts[i] < _SPREAD * longest:
+                starts.append(i)
+                longest = prompts[i]
+        self._spans = [_span(trunks[a], prompts[a:b], a, device) for a, b in pairwise([*starts, len(trunks)])]
 
     def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scaling: float) -> torch.Tensor:
         """One new token per active row. q [A, heads, 1, D], k and v [A, H, 1, D] -> [A, 1, heads, D]."""
-        rows, t = self.active, self.length
-        self.suffix_k[layer][rows, :, t] = k[:, :, 0]
-        self.suffix_v[layer][rows, :, t] = v[:, :, 0]
-        mine = slice(None) if len(rows) == len(self.group) else rows  # all: a view, nothing is copied
-        suffix_k, suffix_v = self.suffix_k[layer][mine, :, : t + 1], self.suffix_v[layer][mine, :, : t + 1]
+        rows, t = self._stored, self.length
+        self._own_k[layer][rows, :, t] = k[:, :, 0]
+        self._own_v[layer][rows, :, t] = v[:, :, 0]
+        own_k, own_v = self._own_k[layer][rows, :, : t + 1], self._own_v[layer][rows, :, : t + 1]
         q_rows = q[:, :, 0].unflatten(1, (k.shape[1], -1)) * scaling  # [A, H, heads/H, D]
-        scores_p = self._of_rows(self._by_group(q_rows) @ self.prefix_k[layer].transpose(-1, -2), q_rows)
-        hidden = ~self.prefix_mask[self.group[rows]]
-        scores_p = scores_p.masked_fill(hidden[:, None, None, :], float("-inf"))
-        scores_s = q_rows @ suffix_k.transpose(-1, -2)
-        weights = torch.cat([scores_p, scores_s], dim=-1).softmax(-1, dtype=torch.float32).to(q.dtype)
-        weights_p, weights_s = weights.split([scores_p.shape[-1], t + 1], dim=-1)
-        out = self._of_rows(self._by_group(weights_p) @ self.prefix_v[layer], q_rows) + weights_s @ suffix_v
+        scores = q_rows @ own_k.transpose(-1, -2)
+        parts = [self._attend_span(layer, span, q_rows, scores) for span in self._spans]
+        out = torch.cat([part for part, _ in parts]) + torch.cat([own for _, own in parts]) @ own_v
         return out.flatten(1, 2).unsqueeze(1)
 
-    def _by_group(self, x: torch.Tensor) -> torch.Tensor:
-        """[A, H, n, X] -> [B, H, slots * n, X]: rows of a group side by side, finished ones zero."""
-        groups = self.prefix_mask.shape[0]
-        table = x.new_zeros(groups, self.slots, *x.shape[1:])
-        table[self.group[self.active], self.slot[self.active]] = x
-        return table.transpose(1, 2).flatten(2, 3)
+    def _attend_span(
+        self, layer: int, span: _Span, q_rows: torch.Tensor, own_scores: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the trunk gives the rows of a span [n, H, heads/H, D], and the weights of their own tokens [n, H,
+        heads/H, t + 1]."""
+        keys = self.trunk_k[span.trunk][layer][:, : span.longest]
+        values = self.trunk_v[span.trunk][layer][:, : span.longest]
+        scores = _together(q_rows[span.rows]) @ keys.transpose(-1, -2)  # [H, n * heads/H, longest]
+        each = (-1, q_rows.shape[2])
+        if span.beyond is not None:
+            tail = scores.unflatten(1, each)[..., span.shortest :]
+            tail.masked_fill_(span.beyond[None, :, None], float("-inf"))
+        scores = torch.cat([scores, _together(own_scores[span.rows])], dim=-1)
+        weights = scores.softmax(-1, dtype=torch.float32).to(q_rows.dtype)
+        of_trunk, of_own = weights.split([span.longest, own_scores.shape[-1]], dim=-1)
+        return (of_trunk @ values).unflatten(1, each).transpose(0, 1), of_own.unflatten(1, each).transpose(0, 1)
 
-    def _of_rows(self, x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-        """The inverse of `_by_group`."""
-        table = x.unflatten(2, (self.slots, like.shape[2])).transpose(1, 2)
-        return table[self.group[self.active], self.slot[self.active]]
+
+def _together(x: torch.Tensor) -> torch.Tensor:
+    """[n, H, g, X] -> [H, n * g, X]."""
+    return x.transpose(0, 1).flatten(1, 2)
+
+
+def _span(trunk: int, prompts: list[int], start: int, device: torch.device) -> _Span:
+    longest, shortest = prompts[0], prompts[-1]
+    beyond = None
+    if shortest < longest:
+        places = torch.arange(shortest, longest, device=device)
+        beyond = places >= torch.tensor(prompts, device=device)[:, None]
+    return _Span(slice(start, start + len(prompts)), trunk, longest, shortest, beyond)
 
 
 def _attention(

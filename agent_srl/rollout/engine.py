@@ -34,6 +34,10 @@ class Engine(Protocol):
         """Generate with `model`'s weights from now on."""
         ...
 
+    async def sleep(self) -> None:
+        """Free what is not needed until the next call, because the model is trained now."""
+        ...
+
     async def close(self) -> None:
         """Free what it holds."""
         ...

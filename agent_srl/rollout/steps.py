@@ -37,10 +37,12 @@ class StepSampler:
         self, examples: list[StepExample], n: int, sampling: Sampling, places: Sequence[int] | None = None
     ) -> list[Group]:
         """One group per example, in order; each example has its own seed, derived from `sampling.seed` and its
-        place: that in `examples`, or in `places` where these are a part of more."""
+        place: that in `examples`, or in `places` where these are a part of more. The engine is asked by trajectory, last
+        steps first, so that what they share is in its cache."""
+        order = sorted(range(len(examples)), key=lambda i: (examples[i].instance_id, -examples[i].step))
         seeds = [_nth(sampling, i) for i in (range(len(examples)) if places is None else places)]
-        calls = (self._group(example, n, seed) for example, seed in zip(examples, seeds, strict=True))
-        return list(await asyncio.gather(*calls))
+        calls = {i: asyncio.ensure_future(self._group(examples[i], n, seeds[i])) for i in order}
+        return list(await asyncio.gather(*(calls[i] for i in range(len(examples)))))
 
     def score(self, completion: Completion, example: StepExample) -> Sample:
         """-1 unless the whole reply is a thought and one action, ended by the end token; else its score in [0, 1]."""

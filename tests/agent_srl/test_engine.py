@@ -1,19 +1,27 @@
-"""Risks: shared prefixes that change what is generated, seeds that do not hold, a failed batch that hangs callers."""
+"""Risks: shared trunks that change what is generated or are computed twice, seeds that do not hold, failed, closed or
+cancelled calls that hang others, models that need another attention than ours."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, Gemma2Config, MistralConfig
 
 from agent_srl.errors import EngineError
 from agent_srl.models import load_model
+from agent_srl.rollout.attention import ATTENTION, register_attention
 from agent_srl.rollout.engine import Sampling
 from agent_srl.rollout.hf import TransformersEngine
 from agent_srl.train.tree import Branch, branch_logprobs, pack
 
 PROMPTS = [tuple(range(100, 140)), tuple(range(100, 120)), (7, 8, 9)]
+STEPS = [tuple(range(100, 100 + size)) for size in (160, 90, 44, 41, 7)]
+"""Steps of one trajectory: some close together, some far apart."""
+WINDOWS = [(*range(100, 160), *range(start, start + 40)) for start in (300, 400, 500)]
+"""Prompts with a common beginning only."""
 
 
 @pytest.fixture(scope="module")
@@ -21,26 +29,58 @@ def model(tiny_model):
     return load_model(str(tiny_model), torch.float32, torch.device("cpu"))
 
 
-async def generate(model, requests, end=frozenset({-1})):
-    engine = TransformersEngine(model, set(end))
+@pytest.fixture
+def computed(model):
+    """Tokens that went through the model, as a list with one number per pass."""
+    counts = []
+    hook = model.get_input_embeddings().register_forward_hook(lambda _, ids, out: counts.append(out.shape[:-1].numel()))
+    yield counts
+    hook.remove()
+
+
+async def generate(model, requests, end=frozenset({-1}), **options):
+    engine = TransformersEngine(model, set(end), **options)
     found = await asyncio.gather(*(engine.generate(p, n, s) for p, n, s in requests))
     await engine.close()
     return found
 
 
-async def test_greedy_equals_transformers_generate(model):
-    found = await generate(model, [(p, 1, Sampling(0, 12)) for p in PROMPTS])
-    for prompt, [completion] in zip(PROMPTS, found, strict=True):
+@pytest.mark.parametrize("prompts", [PROMPTS, STEPS, WINDOWS, [*PROMPTS, *STEPS, *WINDOWS]])
+@pytest.mark.parametrize("max_rows", [96, 2])
+async def test_greedy_equals_transformers_generate(model, prompts, max_rows):
+    found = await generate(model, [(p, 1, Sampling(0, 12)) for p in prompts], max_rows=max_rows)
+    for prompt, [completion] in zip(prompts, found, strict=True):
         expected = model.generate(torch.tensor([prompt]), max_new_tokens=12, do_sample=False, eos_token_id=-1)
         assert list(completion.tokens_T) == expected[0, len(prompt) :].tolist()
 
 
-async def test_logprobs_are_those_of_a_forward_pass(model):
-    [completions] = await generate(model, [(PROMPTS[0], 3, Sampling(0.7, 10, seed=3))])
-    for c in completions:
-        [row] = pack([Branch(PROMPTS[0], c.tokens_T, 0.0, 0.0)], 999)
-        logprobs, _ = branch_logprobs(model, row, 0.7)
-        torch.testing.assert_close(torch.tensor(c.logprobs_T), logprobs.detach(), atol=1e-5, rtol=1e-4)
+@pytest.mark.parametrize("prompts", [STEPS, WINDOWS, [*STEPS, *WINDOWS, *PROMPTS]])
+async def test_logprobs_are_those_of_a_dense_forward_pass(model, prompts):
+    """With rows that end at different tokens, so that storage is compacted on the way."""
+    end = set(range(0, model.config.vocab_size, 30))
+    requests = [(p, 4, Sampling(0.7, 24, seed=i)) for i, p in enumerate(prompts)]
+    found = await generate(model, requests, end=end)
+    assert len({len(c.tokens_T) for completions in found for c in completions}) > 5
+    for prompt, completions in zip(prompts, found, strict=True):
+        for c in completions:
+            [row] = pack([Branch(prompt, c.tokens_T, 0.0, 0.0)], 10_000)
+            logprobs, _ = branch_logprobs(model, row, 0.7)
+            torch.testing.assert_close(torch.tensor(c.logprobs_T), logprobs.detach(), atol=1e-5, rtol=0)
+
+
+async def test_a_trajectory_is_computed_once_however_many_rows_it_has(model, computed):
+    other = [tuple(range(900, 900 + size)) for size in (50, 20)]
+    interleaved = [STEPS[4], other[1], STEPS[0], other[0], STEPS[2]]
+    await generate(model, [(STEPS[0], 1, Sampling(0, 1))])  # the self-check
+    check = sum(computed) - len(STEPS[0])
+    computed.clear()
+    await generate(model, [(p, 3, Sampling(1.0, 1)) for p in interleaved], max_rows=4)
+    assert sum(computed) == check + len(STEPS[0]) + len(other[0])
+
+
+async def test_a_common_beginning_is_computed_once(model, computed):
+    await generate(model, [(p, 2, Sampling(1.0, 1)) for p in WINDOWS])
+    assert [n for n in computed if n > 20] == [100, 40, 40]
 
 
 async def test_a_seed_gives_the_same_tokens_whoever_shares_the_batch(model):
@@ -70,9 +110,65 @@ async def test_sampling_follows_the_distribution(model):
     assert abs(-sum(c.logprobs_T[0] for c in completions) / 4000 - expected) < 0.05
 
 
-async def test_a_failed_batch_raises_and_the_next_one_works(model):
+@pytest.mark.parametrize("prompt", [(10**9,), ("no token",), ()])
+async def test_a_failed_batch_raises_and_the_next_one_works(model, prompt):
     engine = TransformersEngine(model, {-1})
     with pytest.raises(EngineError, match="generation failed"):
-        await engine.generate((10**9,), 1, Sampling(0, 2))
+        await engine.generate(prompt, 1, Sampling(0, 2))
     assert await engine.generate((5,), 1, Sampling(0, 2))
     await engine.close()
+
+
+def wait_for_passes(computed):
+    while len(computed) < 5:
+        time.sleep(0.01)
+
+
+async def test_a_cancelled_call_stops_and_does_not_stop_others(model, computed):
+    engine = TransformersEngine(model, {-1}, max_rows=2)
+    long = asyncio.create_task(engine.generate((5,), 2, Sampling(1.0, 3000)))
+    waiting = asyncio.create_task(engine.generate((6,), 2, Sampling(1.0, 3000)))
+    await asyncio.to_thread(wait_for_passes, computed)
+    waiting.cancel()
+    long.cancel()
+    assert await asyncio.wait_for(engine.generate((7,), 1, Sampling(0, 2)), 60)
+    assert len(computed) < 2000
+    await engine.close()
+
+
+async def test_closing_answers_whoever_waits(model, computed):
+    engine = TransformersEngine(model, {-1}, max_rows=1)
+    calls = [asyncio.create_task(engine.generate((i,), 1, Sampling(1.0, 3000))) for i in (5, 6)]
+    await asyncio.to_thread(wait_for_passes, computed)
+    await engine.close()
+    for call in calls:
+        with pytest.raises(EngineError, match="closed"):
+            await call
+    with pytest.raises(EngineError, match="closed"):
+        await engine.generate((5,), 1, Sampling(0, 1))
+
+
+async def test_a_prompt_beyond_the_sliding_window_is_refused(tiny):
+    model = tiny(MistralConfig(sliding_window=16))
+    with pytest.raises(EngineError, match="sliding window of 16"):
+        await generate(model, [(PROMPTS[1], 1, Sampling(0, 4))])
+    [[completion]] = await generate(model, [(PROMPTS[2], 1, Sampling(0, 4))])
+    expected = model.generate(torch.tensor([PROMPTS[2]]), max_new_tokens=4, do_sample=False, eos_token_id=-1)
+    assert list(completion.tokens_T) == expected[0, 3:].tolist()
+
+
+async def test_a_model_with_another_attention_is_refused(tiny):
+    with pytest.raises(EngineError, match="Gemma2ForCausalLM cannot be decoded on shared trunks"):
+        await generate(tiny(Gemma2Config(head_dim=8, final_logit_softcapping=0.01)), [(PROMPTS[2], 1, Sampling(0, 4))])
+
+
+@pytest.fixture
+def tiny():
+    def make(config):
+        register_attention()
+        torch.manual_seed(0)
+        config.update({"vocab_size": 200, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2})
+        config.update({"num_attention_heads": 4, "num_key_value_heads": 2, "pad_token_id": 0})
+        return AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION)
+
+    return make

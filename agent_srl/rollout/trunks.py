@@ -1,0 +1,81 @@
+"""Which prompts share a trunk, and the keys and values of a trunk, computed once.
+
+A prompt that is a prefix of another one is no trunk of its own: it is read off the longer one. A trunk that begins like
+one that is still held starts from its keys and values. Left out: storing such a common beginning once (each trunk holds
+all of its tokens).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import takewhile
+from operator import eq
+from typing import Any
+
+import torch
+
+Tokens = tuple[int, ...]
+_WORTH = 0.25
+"""A common beginning is taken over if it is at least this share of a prompt: what follows it is computed with a mask,
+which costs more per token than a pass without one."""
+
+
+def trunks_of(prompts: Iterable[Tokens]) -> dict[Tokens, Tokens]:
+    """The trunk of each prompt: the first of the longest prompts that begins with it."""
+    trunks: list[Tokens] = []
+    found: dict[Tokens, Tokens] = {}
+    for prompt in sorted(dict.fromkeys(prompts), key=len, reverse=True):
+        trunk = next((t for t in trunks if t[: len(prompt)] == prompt), None)
+        if trunk is None:
+            trunk = prompt
+            trunks.append(trunk)
+        found[prompt] = trunk
+    return found
+
+
+@dataclass(frozen=True)
+class Trunk:
+    """A trunk of P tokens, after one forward pass."""
+
+    tokens: Tokens
+    keys: list[torch.Tensor]
+    """[H, P, D] per layer."""
+    values: list[torch.Tensor]
+    logits: dict[int, torch.Tensor]
+    """[V] in float32 after the first so many tokens: one entry per prompt on this trunk."""
+
+
+def prefill(model: Any, tokens: Tokens, lengths: Iterable[int], held: list[Trunk]) -> Trunk:
+    """One forward pass of a causal language model over what no held trunk has computed.
+
+    `lengths` are those of the prompts on this trunk.
+    """
+    from transformers import DynamicCache
+
+    places, cache = sorted(set(lengths)), DynamicCache()
+    start, nearest = _nearest(tokens, held)
+    start = min(start, places[0] - 1)  # what predicts the first token of every prompt is computed here
+    if nearest is None or start < _WORTH * len(tokens):
+        start = 0
+    else:
+        for layer, (keys, values) in enumerate(zip(nearest.keys, nearest.values, strict=True)):
+            cache.update(keys[None, :, :start], values[None, :, :start], layer)
+    out = model.base_model(
+        input_ids=torch.tensor([tokens[start:]], device=model.device), past_key_values=cache, use_cache=True
+    )
+    hidden = out.last_hidden_state[0, torch.tensor(places, device=model.device) - 1 - start]
+    logits = dict(zip(places, head(model, hidden), strict=True))
+    return Trunk(tokens, [x.keys[0] for x in cache.layers], [x.values[0] for x in cache.layers], logits)
+
+
+def head(model: Any, hidden: torch.Tensor) -> torch.Tensor:
+    """[..., width] -> [..., V] in float32."""
+    return model.get_output_embeddings()(hidden).float()  # type: ignore[no-any-return]
+
+
+def _nearest(tokens: Tokens, held: list[Trunk]) -> tuple[int, Trunk | None]:
+    """The held trunk with the longest common beginning, and how many tokens that is."""
+    common = [sum(1 for _ in takewhile(bool, map(eq, tokens, trunk.tokens))) for trunk in held]
+    best = max(range(len(held)), key=common.__getitem__, default=None)
+    return (0, None) if best is None else (common[best], held[best])

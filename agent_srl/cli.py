@@ -56,6 +56,7 @@ def train(
     tasks: Annotated[str, typer.Option(help="Tasks (JSONL) to drive the trained agent on afterwards.")] = "",
     model: Annotated[str, typer.Option(help="A folder, a hub id, or smollm2.")] = "",
     method: Annotated[str, typer.Option(help="srl (others follow in later versions).")] = "srl",
+    trainer: Annotated[str, typer.Option(help="own, or trl: the same data and rewards in TRL's GRPOTrainer.")] = "",
     out: Annotated[Path | None, typer.Option(help="Run folder; an unfinished run in it is gone on with.")] = None,
     set_: Set = [],  # noqa: B006
 ) -> None:
@@ -88,6 +89,7 @@ def train(
     name = config or (f"{task}/trajectories" if trajectories else f"{task}/quickstart")
     given: dict[str, Any] = {"task": task, "method": method}
     given |= {"model.path": model} if model else {}
+    given |= {"train.trainer": trainer} if trainer else {}
     given |= {"math.data": data} if data else {}
     given |= {"data.tasks": tasks} if tasks else {}
     given |= {"data.trajectories": [str(p) for p in trajectories]} if trajectories else {}

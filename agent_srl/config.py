@@ -152,6 +152,8 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class TrainConfig(Strict):
+    trainer: Literal["own", "trl"] = "own"
+    """`own`: our loop. `trl`: the same examples and rewards in TRL's GRPOTrainer, to compare with."""
     max_steps: int = Field(24, ge=0)
     groups: int = Field(6, ge=1)
     """Groups (step examples) trained on per update."""

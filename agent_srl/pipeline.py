@@ -56,6 +56,10 @@ async def train(config: Config, out: Path, console: Console) -> None:
     from agent_srl.train.loop import threads_and_seed
     from agent_srl.train.processes import Processes
 
+    if config.train.trainer == "trl":
+        from agent_srl.train.trl import check_trl
+
+        check_trl(config)
     device = pick_device(config.model.device)
     processes = Processes.start(device)
     if not processes.main:
@@ -174,6 +178,11 @@ async def _srl(
         return
     with processes.agreed():
         learner = policy(start)
+    if config.train.trainer == "trl":
+        _srl_in_trl(learner, steps, config, out, console)
+        done.touch()
+        return
+    with processes.agreed():
         learner.prepare_training()
         _prove(learner, config, console)
     best = _best_model(learner, steps, config, out) if config.train.eval_every else None
@@ -198,6 +207,15 @@ async def _srl(
     else:
         learner.save(out / "model")
     done.touch()
+
+
+def _srl_in_trl(learner: Any, steps: Steps, config: Config, out: Path, console: Console) -> None:
+    from agent_srl.train.trl import LACKS, train_with_trl
+
+    console.say(f"training in TRL's GRPOTrainer: {LACKS}")
+    with console.live("SRL in TRL", config.train.max_steps) as show:
+        train_with_trl(learner, steps.train, config, out / "srl", lambda r: show(r["step"], _line(r)))
+    learner.save(out / "model")
 
 
 def _prove(learner: Any, config: Config, console: Console) -> None:

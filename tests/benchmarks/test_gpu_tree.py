@@ -1,0 +1,45 @@
+"""Risks: a script that fails on the borrowed machine, sides that compute different gradients."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from benchmarks import gpu_tree
+
+
+class Nothing:
+    """Leaves the gradients where they are."""
+
+    def collect(self) -> None: ...
+
+    def step(self, lr: float, max_grad_norm: float) -> None: ...
+
+
+def test_it_runs_on_a_cpu_and_writes_both_files(tmp_path, capsys):
+    gpu_tree.main(["--device", "cpu", "--tiny", "--out", str(tmp_path)])
+    (row,) = json.loads((tmp_path / "gpu_tree.json").read_text())["rows"]
+    assert row["tree"]["s"] > 0 and row["rows"]["s"] > 0 and row["row_tokens"] > row["unique_tokens"]
+    assert "| tiny | 64 |" in capsys.readouterr().out
+
+
+def test_the_limit_leaves_what_was_measured(tmp_path):
+    gpu_tree.main(["--device", "cpu", "--tiny", "--out", str(tmp_path), "--limit", "0"])
+    result = json.loads((tmp_path / "gpu_tree.json").read_text())
+    assert result["rows"] == [] and "not measured" in result["stopped"]
+
+
+@pytest.mark.parametrize("micro", [1, 4])
+def test_trees_and_rows_have_the_same_gradient(micro):
+    shape, work = gpu_tree.TINY_MODELS["tiny"], gpu_tree.TINY_SHAPES["64"]
+    branches, found = gpu_tree.make_branches(work, shape), []
+    for attention, update, size in (
+        ("agent_srl", gpu_tree._tree_update, 10_000),
+        ("sdpa", gpu_tree._rows_update, micro),
+    ):
+        model = gpu_tree.make_model(shape, torch.device("cpu"), attention).float()
+        update(model, Nothing(), branches, size)
+        found.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+    assert (found[0] - found[1]).norm() / found[1].norm() < 1e-5

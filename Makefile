@@ -5,6 +5,7 @@
 #   make check      ruff and mypy
 #   make bench-rewards   how rewards rank real actions, what they pay for nothing, how fast they are (about 10 minutes);
 #                   DATA=DIR with trajectories/, SAMPLES=runs/quickstart/srl/samples.jsonl, OUT=results.json
+#   make bench-train     what an update costs: token trees, one row per sample, TRL's GRPOTrainer; OUT=results.json
 #   make setup      build .venv alone
 # PYTHON=python3.12 picks an interpreter; PIP_TORCH_ARGS="--index-url URL" picks the index of torch's CPU build.
 
@@ -16,7 +17,7 @@ DATA ?= ../shared/data
 SAMPLES ?=
 OUT ?=
 
-.PHONY: train test controls check bench-rewards setup system clean
+.PHONY: train test controls check bench-rewards bench-train setup system clean
 
 train: setup
 	$(BIN)/agent-srl train --task swe --out $(RUN)
@@ -35,6 +36,9 @@ check: setup
 bench-rewards: setup
 	@$(BIN)/python -m benchmarks.reward_ranking --data $(DATA) \
 		$(if $(SAMPLES),--samples $(SAMPLES)) $(if $(OUT),--out $(OUT))
+
+bench-train: setup
+	@$(BIN)/python -m benchmarks.train_update $(if $(OUT),--out $(OUT))
 
 setup: system .venv/.complete
 

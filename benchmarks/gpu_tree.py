@@ -196,7 +196,8 @@ def _tree_update(model: Any, optimizer: MasterAdamW, branches: list[Branch], lim
         gains = row.per_token([b.advantage * b.weight for b in row.branches]).to(logprobs)
         (-gains * torch.exp(logprobs - logprobs.detach())).sum().backward()
         optimizer.collect()
-    optimizer.step(1e-6, 1.0)
+    optimizer.clip(1.0)
+    optimizer.step(1e-6)
 
 
 def _rows_update(model: Any, optimizer: MasterAdamW, branches: list[Branch], micro: int) -> None:
@@ -218,7 +219,8 @@ def _rows_update(model: Any, optimizer: MasterAdamW, branches: list[Branch], mic
         gains = torch.tensor([b.advantage * b.weight for b in batch for _ in b.tokens], device=model.device)
         (-gains * torch.exp(logprobs - logprobs.detach())).sum().backward()
         optimizer.collect()
-    optimizer.step(1e-6, 1.0)
+    optimizer.clip(1.0)
+    optimizer.step(1e-6)
 
 
 def page(result: Record) -> str:

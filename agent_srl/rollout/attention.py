@@ -1,9 +1,9 @@
-"""Our attention function, registered with transformers: SDPA, or a token tree or decoding on shared trunks when told to.
+"""Our attention function, registered with transformers: SDPA, a token tree, or decoding on shared trunks.
 
-With `tree=` in the forward's keyword arguments the row is a token tree (`train.attention`). With `shared_prefix=` each row
-attends to as much of its trunk as is its prompt, and to its own tokens. A trunk is stored once for all prompts that are
-prefixes of it; nothing is copied per row or token. Left out: sliding windows, attention sinks and soft caps (refused), and
-paged memory.
+With `tree=` in the forward's keyword arguments the row is a token tree (`train.attention`). With `shared_prefix=` each
+row attends to as much of its trunk as is its prompt, and to its own tokens. A trunk is stored once for all prompts that
+are prefixes of it; nothing is copied per row or token. Left out: sliding windows, attention sinks and soft caps
+(refused), and paged memory.
 """
 
 from __future__ import annotations

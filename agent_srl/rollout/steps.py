@@ -37,8 +37,8 @@ class StepSampler:
         self, examples: list[StepExample], n: int, sampling: Sampling, places: Sequence[int] | None = None
     ) -> list[Group]:
         """One group per example, in order; each example has its own seed, derived from `sampling.seed` and its
-        place: that in `examples`, or in `places` where these are a part of more. The engine is asked by trajectory, last
-        steps first, so that what they share is in its cache."""
+        place: that in `examples`, or in `places` where these are a part of more. The engine is asked by trajectory,
+        last steps first, so that what they share is in its cache."""
         order = sorted(range(len(examples)), key=lambda i: (examples[i].instance_id, -examples[i].step))
         seeds = [_nth(sampling, i) for i in (range(len(examples)) if places is None else places)]
         calls = {i: asyncio.ensure_future(self._group(examples[i], n, seeds[i])) for i in order}

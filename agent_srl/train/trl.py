@@ -21,7 +21,7 @@ from agent_srl.config import Config, TrainConfig
 from agent_srl.errors import ConfigError, TrainingError
 from agent_srl.policy import Policy
 from agent_srl.train.metrics import JsonLines, batch_metrics, sample_record
-from agent_srl.train.sft import order
+from agent_srl.train.sampling import order
 from agent_srl.types import Completion, Group, Sample, StepExample
 
 LACKS = (

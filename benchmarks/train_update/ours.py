@@ -58,7 +58,8 @@ def update(model: Any, optimizer: MasterAdamW, branches: list[Branch], row_token
         weights = row.per_token([b.weight for b in row.branches]).to(logprobs)
         policy_loss(logprobs, logprobs.detach(), gains, weights, CLIP).backward()
         optimizer.collect()
-    optimizer.step(LR, MAX_GRAD_NORM)
+    optimizer.clip(MAX_GRAD_NORM)
+    optimizer.step(LR)
 
 
 async def _sample(model: Any, folder: Path, prompts: list[tuple[int, ...]], shape: Shape, seed: int) -> list[float]:

@@ -6,6 +6,7 @@ knows every group; a collective that waits too long, or whose other side is gone
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 from collections.abc import Awaitable, Callable, Iterator
@@ -42,6 +43,7 @@ class Processes:
         self = cls(state.process_index, state.num_processes)
         self._step_group = torch.distributed.new_group(backend="gloo", timeout=_LIMIT)
         self._stage_group = torch.distributed.new_group(backend="gloo", timeout=_STAGE_LIMIT)
+        atexit.register(self.close)  # gloo's threads end the process with a message of their own otherwise
         return self
 
     @property
@@ -103,7 +105,7 @@ class Processes:
 
     def close(self) -> None:
         """Leave the others. The process goes on alone."""
-        if self.count > 1:
+        if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
 
     @contextlib.contextmanager

@@ -10,9 +10,13 @@ from typing import Any, Literal
 
 from benchmarks.train_update.shapes import ModelShape, Shape
 
-Arm = Literal["tree", "dense", "trl"]
+Arm = Literal["tree", "thrifty", "dense", "trl"]
+"""Ours as trees in one pass, as trees in passes of `THRIFTY_TOKENS` with activations computed again, one row per
+sample; TRL."""
 Task = Literal["update", "sample"]
 
+ROW_TOKENS, THRIFTY_TOKENS = 16384, 6144
+"""Unique tokens of a forward pass (`train.row_tokens`)."""
 LR, CLIP, MAX_GRAD_NORM = 1e-5, 0.2, 1.0
 
 
@@ -26,8 +30,6 @@ class Job:
     model: ModelShape
     micro_batch: int = 1
     """Of TRL."""
-    row_tokens: int = 16384
-    """Of ours: unique tokens of a forward pass."""
     threads: int = 0
     seed: int = 0
 

@@ -15,7 +15,17 @@ from agent_srl.rollout.hf import TransformersEngine
 from agent_srl.train.loss import policy_loss
 from agent_srl.train.optimizer import MasterAdamW
 from agent_srl.train.tree import Branch, branch_logprobs, pack
-from benchmarks.train_update.job import CLIP, LR, MAX_GRAD_NORM, Clock, Job, load_tokenizer, text
+from benchmarks.train_update.job import (
+    CLIP,
+    LR,
+    MAX_GRAD_NORM,
+    ROW_TOKENS,
+    THRIFTY_TOKENS,
+    Clock,
+    Job,
+    load_tokenizer,
+    text,
+)
 from benchmarks.train_update.shapes import Shape
 
 
@@ -31,8 +41,11 @@ def measure(job: Job, shape: Shape, folder: Path) -> Clock:
         return clock
     branches = make_branches(shape, job.model.vocabulary, job.seed)
     optimizer = MasterAdamW(model, lr=LR, betas=(0.9, 0.99), weight_decay=0.0)
+    if job.arm == "thrifty":
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    row_tokens = THRIFTY_TOKENS if job.arm == "thrifty" else ROW_TOKENS
     clock.start()
-    update(model, optimizer, branches, job.row_tokens, share=job.arm == "tree")
+    update(model, optimizer, branches, row_tokens, share=job.arm != "dense")
     clock.stop()
     return clock
 

@@ -27,8 +27,8 @@ def growth_svg(points: list[dict[str, Any]]) -> str:
 
 
 def _ratios(point: dict[str, Any]) -> dict[str, float]:
-    tree, dense, trl = (point[arm] for arm in ("tree", "dense", "trl"))
-    values = (trl["cpu_s"] / tree["cpu_s"], dense["cpu_s"] / tree["cpu_s"], tree["peak_mib"] / trl["peak_mib"])
+    ours, dense, trl = (point[arm] for arm in ("thrifty", "dense", "trl"))
+    values = (trl["cpu_s"] / ours["cpu_s"], dense["cpu_s"] / ours["cpu_s"], ours["peak_mib"] / trl["peak_mib"])
     return dict(zip(COLOURS, values, strict=True))
 
 

@@ -109,6 +109,6 @@ def test_a_measurement_is_a_process_of_its_own_and_its_failure_one_line():
 
 
 def test_the_plot_shows_every_point():
-    arms = {arm: {"cpu_s": s, "peak_mib": 100.0} for arm, s in (("tree", 1.0), ("dense", 4.0), ("trl", 8.0))}
+    arms = {arm: {"cpu_s": s, "peak_mib": 100.0} for arm, s in (("thrifty", 1.0), ("dense", 4.0), ("trl", 8.0))}
     svg = growth_svg([{"series": "trunk", "value": v, **arms} for v in (500, 1000)])
     assert svg.count("<circle") == 6 and ">500<" in svg and svg.startswith("<svg")

@@ -139,6 +139,39 @@ class RewardConfig(Strict):
         return weights
 
 
+class RolloutConfig(Strict):
+    """What generates the samples."""
+
+    engine: Literal["transformers", "vllm", "vllm-server"] = "transformers"
+    """`transformers`: the training model itself. `vllm`: in this process, where the package is installed.
+    `vllm-server`: a server that runs already; its weights follow through `weights_folder`."""
+    max_rows: int = Field(96, ge=1)
+    """Of `transformers`: samples that decode at once."""
+    memory_share: float = Field(0.4, gt=0, lt=1)
+    """Of `vllm`: what it may take of the GPU's memory, or of a CPU's, for weights and prefix cache."""
+    max_tokens: int = Field(0, ge=0)
+    """Of `vllm`: of a prompt and its completion together; 0 takes data.max_prompt_tokens + train.max_new_tokens, as far
+    as the model can hold them."""
+    sleep: bool = True
+    """Of `vllm` on a GPU: its memory is free while the model is trained."""
+    url: str = "http://127.0.0.1:8000"
+    """Of `vllm-server`."""
+    weights_folder: str = ""
+    """Of `vllm-server`: where new weights are written for it to read, best in memory (/dev/shm); empty takes a
+    temporary folder of this machine."""
+
+    @model_validator(mode="after")
+    def _read_by_its_engine(self) -> RolloutConfig:
+        """A value that the engine never reads is a mistake."""
+        of = {"transformers": {"max_rows"}, "vllm": {"memory_share", "max_tokens", "sleep"}}
+        of["vllm-server"] = {"url", "weights_folder"}
+        for engine, keys in of.items():
+            for key in sorted(keys) if engine != self.engine else ():
+                if getattr(self, key) != type(self).model_fields[key].default:
+                    raise ValueError(f"rollout.{key} needs rollout.engine={engine}, not {self.engine}")
+        return self
+
+
 class WarmupConfig(Strict):
     """A short SFT on the same steps: from the raw model there is next to no signal."""
 
@@ -250,6 +283,7 @@ class Config(Strict):
     data: DataConfig = DataConfig()
     math: MathConfig = MathConfig()
     reward: RewardConfig = RewardConfig()
+    rollout: RolloutConfig = RolloutConfig()
     warmup: WarmupConfig = WarmupConfig()
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()

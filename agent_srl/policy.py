@@ -16,8 +16,7 @@ from agent_srl.data.steps import StepBuilder
 from agent_srl.data.tools import DEFAULT_TOOLS
 from agent_srl.errors import ModelError
 from agent_srl.lora import add_adapters
-from agent_srl.rollout.engine import Sampling
-from agent_srl.rollout.hf import TransformersEngine
+from agent_srl.rollout.engine import Engine, Sampling
 from agent_srl.rollout.steps import StepSampler
 from env_server.schema import Trajectory
 
@@ -29,7 +28,7 @@ class Policy:
 
     def __init__(self, model: Any, tokenizer: Any, builder: StepBuilder, config: Config) -> None:
         self.model, self.tokenizer, self.builder, self.config = model, tokenizer, builder, config
-        self.engine = TransformersEngine(model, {tokenizer.eos_token_id})
+        self.engine = make_engine(model, {tokenizer.eos_token_id}, config)
         self.sampler = StepSampler(
             self.engine,
             builder.renderer,
@@ -58,6 +57,23 @@ class Policy:
             "tools": list(self.builder.fmt.tools),
         }
         save_model(self.model, self.tokenizer, folder, {_SIDECAR: yaml.safe_dump(sidecar, sort_keys=False)})
+
+
+def make_engine(model: Any, end_tokens: set[int], config: Config) -> Engine:
+    """The engine that `config.rollout` names; it starts with the first call. Raises ModelError."""
+    rollout = config.rollout
+    if rollout.engine == "vllm":
+        from agent_srl.rollout.vllm import Limits, VllmEngine
+
+        longest = rollout.max_tokens or config.data.max_prompt_tokens + config.train.max_new_tokens
+        return VllmEngine(model, end_tokens, Limits(longest, rollout.memory_share, rollout.sleep))
+    if rollout.engine == "vllm-server":
+        from agent_srl.rollout.vllm_server import VllmServerEngine
+
+        return VllmServerEngine(model, end_tokens, url=rollout.url, weights_folder=rollout.weights_folder)
+    from agent_srl.rollout.hf import TransformersEngine
+
+    return TransformersEngine(model, end_tokens, max_rows=rollout.max_rows)
 
 
 def load_policy(path: str, config: Config, trajectories: list[Trajectory] | None = None) -> Policy:

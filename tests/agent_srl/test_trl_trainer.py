@@ -18,7 +18,7 @@ from agent_srl.data.formats import write_trajectories
 from agent_srl.errors import ConfigError, TrainingError
 from agent_srl.pipeline import train
 from agent_srl.progress import Console
-from agent_srl.train.sft import order
+from agent_srl.train.sampling import take, trajectories
 from agent_srl.train.trl import check_trl, prompt_text
 
 SETTINGS = [
@@ -77,7 +77,7 @@ def test_a_run_sees_our_prompts_in_our_order_and_is_gone_on_with(file, tiny_mode
     out = tmp_path / "run"
     for steps in (1, 2):
         asyncio.run(train(config_of(file, tiny_model, f"train.max_steps={steps}"), out, Console()))
-    places = order(len(given[0]), 0, 0, 4)
+    places = [place for chunk in take(trajectories(given[0]), 1, 0, 0, 4)[0] for place in chunk]
     expected = [given[0][i].prompt_P for i in places for _ in range(2)]
     assert prompts_seen == [expected[:4], expected[4:]]
     rows = [json.loads(line) for line in (out / "srl" / "metrics.jsonl").read_text().splitlines()]
@@ -105,6 +105,8 @@ def test_a_prompt_whose_text_reads_back_as_other_tokens_is_named(tokenizer, traj
 def test_what_trl_cannot_do_is_refused_before_anything_is_read(file, tiny_model, monkeypatch):
     with pytest.raises(ConfigError, match=r"eval_every needs train\.trainer=own"):
         check_trl(config_of(file, tiny_model, "train.eval_every=2"))
+    with pytest.raises(ConfigError, match=r"minibatches needs train\.trainer=own"):
+        check_trl(config_of(file, tiny_model, "train.minibatches=2"))
     with pytest.raises(ConfigError, match=r"model\.lora needs train\.trainer=own"):
         check_trl(config_of(file, tiny_model, "model.lora.rank=4"))
     monkeypatch.setenv("WORLD_SIZE", "2")

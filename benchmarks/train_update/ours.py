@@ -1,4 +1,4 @@
-"""Our side: the update of `agent_srl.train.loop` on given rows, as trees or one row per sample, and our engine."""
+"""Our side: the loop's own `Updater` on given rows, as trees or one row per sample, and our engine."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from typing import Any
 
 import torch
 
+from agent_srl.config import TrainConfig
 from agent_srl.models import load_model
 from agent_srl.rewards.similarity import ratio
 from agent_srl.rollout.engine import Sampling
 from agent_srl.rollout.hf import TransformersEngine
-from agent_srl.train.loss import policy_loss
-from agent_srl.train.optimizer import MasterAdamW
-from agent_srl.train.tree import Branch, branch_logprobs, pack
+from agent_srl.train.collect import Batch
+from agent_srl.train.processes import Processes
+from agent_srl.train.update import Updater
+from agent_srl.types import Completion, Group, Sample, StepExample
 from benchmarks.train_update.job import (
     CLIP,
     LR,
@@ -27,6 +29,7 @@ from benchmarks.train_update.job import (
     text,
 )
 from benchmarks.train_update.shapes import Shape
+from env_server.schema import Action
 
 
 def measure(job: Job, shape: Shape, folder: Path) -> Clock:
@@ -39,40 +42,41 @@ def measure(job: Job, shape: Shape, folder: Path) -> Clock:
         asyncio.run(_sample(model, folder, prompts, shape, job.seed))
         clock.stop()
         return clock
-    branches = make_branches(shape, job.model.vocabulary, job.seed)
-    optimizer = MasterAdamW(model, lr=LR, betas=(0.9, 0.99), weight_decay=0.0)
     if job.arm == "thrifty":
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    row_tokens = THRIFTY_TOKENS if job.arm == "thrifty" else ROW_TOKENS
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    updater = Updater(model, train_config(job.arm, shape), Processes(), folder)
+    batch = make_batch(shape, job.model.vocabulary, job.seed)
     clock.start()
-    update(model, optimizer, branches, row_tokens, share=job.arm != "dense")
+    updater.update(batch, 0)
     clock.stop()
     return clock
 
 
-def make_branches(shape: Shape, vocabulary: int, seed: int) -> list[Branch]:
-    """The rows with group-normalised rewards; the loss is the mean over samples of the mean over tokens."""
-    prompts, rewards = shape.prompts(vocabulary, seed), shape.rewards(seed)
-    branches = []
-    for i, tokens in enumerate(shape.completions(vocabulary, seed)):
-        group = i // shape.samples
-        mine = torch.tensor(rewards[group * shape.samples : (group + 1) * shape.samples])
-        advantage = float((rewards[i] - mine.mean()) / mine.std(correction=0))
-        branches.append(Branch(prompts[group], tokens, advantage, 1 / (shape.rows * shape.new)))
-    return branches
+def train_config(arm: str, shape: Shape) -> TrainConfig:
+    """`thrifty` recomputes activations in smaller passes, `dense` gives every sample a row."""
+    return TrainConfig(
+        lr=LR,
+        lr_warmup_steps=0,
+        max_grad_norm=MAX_GRAD_NORM,
+        clip_eps=CLIP,
+        max_new_tokens=shape.new,
+        row_tokens=THRIFTY_TOKENS if arm == "thrifty" else ROW_TOKENS,
+        attention="dense" if arm == "dense" else "auto",
+        gradient_checkpointing=arm == "thrifty",
+    )
 
 
-def update(model: Any, optimizer: MasterAdamW, branches: list[Branch], row_tokens: int, *, share: bool) -> None:
-    """Forward, backward and optimizer step, as the loop does them."""
-    model.train()
-    for row in pack(branches, row_tokens, share=share):
-        logprobs, _ = branch_logprobs(model, row, 1.0)
-        gains = row.per_token([b.advantage for b in row.branches]).to(logprobs)
-        weights = row.per_token([b.weight for b in row.branches]).to(logprobs)
-        policy_loss(logprobs, logprobs.detach(), gains, weights, CLIP).backward()
-        optimizer.collect()
-    optimizer.clip(MAX_GRAD_NORM)
-    optimizer.step(LR)
+def make_batch(shape: Shape, vocabulary: int, seed: int) -> Batch:
+    """The rows as groups that the loop would have sampled."""
+    prompts, groups = shape.prompts(vocabulary, seed), []
+    samples = [
+        Sample(Completion(tokens, (), True), "", "", None, reward)
+        for tokens, reward in zip(shape.completions(vocabulary, seed), shape.rewards(seed), strict=True)
+    ]
+    for i, prompt in enumerate(prompts):
+        example = StepExample(f"made#{i}", "made", "made", i, prompt, Action(name="submit"), (), (), None)
+        groups.append(Group(example, tuple(samples[i * shape.samples : (i + 1) * shape.samples])))
+    return Batch(groups, [i // shape.steps for i in range(len(groups))], groups, {})
 
 
 async def _sample(model: Any, folder: Path, prompts: list[tuple[int, ...]], shape: Shape, seed: int) -> list[float]:

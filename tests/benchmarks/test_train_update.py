@@ -9,7 +9,8 @@ import pytest
 
 pytest.importorskip("trl", reason="TRL is not installed")
 
-from agent_srl.train.tree import pack
+from agent_srl.train.tree import Branch, pack
+from agent_srl.train.update import minibatches
 from benchmarks.train_update import __main__ as command
 from benchmarks.train_update import ours, trl, worker
 from benchmarks.train_update.job import Job
@@ -23,6 +24,12 @@ MODEL = ModelShape(vocabulary=200, hidden=32, intermediate=64, layers=2)
 SHAPE = Shape(trunk=40, steps=3, samples=4, new=6, trees=2)
 
 
+def branches_of(shape: Shape) -> list[Branch]:
+    """As our update makes them."""
+    (part,) = minibatches(ours.make_batch(shape, 200, seed=0), ours.train_config("tree", shape))
+    return [branch for _, branches in part for branch in branches]
+
+
 def test_steps_of_a_trajectory_share_its_trunk():
     prompts = SHAPE.prompts(200, seed=0)
     assert [len(p) for p in prompts] == [10, 25, 40] * 2
@@ -31,7 +38,7 @@ def test_steps_of_a_trajectory_share_its_trunk():
 
 
 def test_work_is_what_is_packed_and_what_tokens_see():
-    branches = ours.make_branches(SHAPE, 200, seed=0)
+    branches = branches_of(SHAPE)
     assert tree_work(SHAPE).tokens == sum(row.size() for row in pack(branches, 10_000))
     assert dense_work(SHAPE).tokens == sum(row.size() for row in pack(branches, 10_000, share=False))
     seen = sum(sum(range(1, 41)) + sum(4 * sum(p + 1 + i for i in range(5)) for p in (10, 25, 40)) for _ in range(2))
@@ -59,7 +66,7 @@ def test_trl_computes_every_given_row_once_padded_to_the_longest(tmp_path, monke
     monkeypatch.setattr(GRPOTrainer, "_compute_loss", spy)
     clock = trl.measure(Job("trl", "update", SHAPE, MODEL, micro_batch=2), SHAPE, tmp_path)
     assert widths == {(40, 6)} and clock.cpu > 0
-    assert sorted(rows) == sorted((b.prompt, b.tokens) for b in ours.make_branches(SHAPE, 200, 0))
+    assert sorted(rows) == sorted((b.prompt, b.tokens) for b in branches_of(SHAPE))
 
 
 def test_both_sides_sample_as_many_tokens_from_the_same_prompts(tmp_path, monkeypatch):

@@ -76,7 +76,7 @@ def train(
 
       agent-srl train --task math --data gsm8k_train.jsonl
     """
-    from agent_srl.config import load_config
+    from agent_srl.config_file import load_config
     from agent_srl.pipeline import train as run
     from agent_srl.progress import Console
     from agent_srl.run_folder import default_out
@@ -136,7 +136,7 @@ def eval_(
 
       agent-srl eval --task math --model runs/math/model --tasks gsm8k_test.jsonl --limit 50
     """
-    from agent_srl.config import load_config
+    from agent_srl.config_file import load_config
     from agent_srl.evaluate.run import Source, evaluate_run, evaluate_steps
 
     _known_task(task)

@@ -11,7 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from agent_srl.config import Config, dump_config, read_yaml
+from agent_srl.config import Config
+from agent_srl.config_file import dump_config, read_yaml
 from agent_srl.errors import ConfigError
 
 _PACKAGES = (

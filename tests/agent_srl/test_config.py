@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from agent_srl.config import Config, dump_config, load_config, shipped_configs
+from agent_srl.config import Config
+from agent_srl.config_file import dump_config, load_config, shipped_configs
 from agent_srl.errors import ConfigError
 from agent_srl.run_folder import open_run
 

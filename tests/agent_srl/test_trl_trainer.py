@@ -13,7 +13,7 @@ import pytest
 
 pytest.importorskip("trl", reason="TRL is not installed")
 
-from agent_srl.config import load_config
+from agent_srl.config_file import load_config
 from agent_srl.data.formats import write_trajectories
 from agent_srl.errors import ConfigError, TrainingError
 from agent_srl.pipeline import train

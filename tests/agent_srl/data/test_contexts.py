@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent_srl.config import DataConfig, load_config
+from agent_srl.config import DataConfig
+from agent_srl.config_file import load_config
 from agent_srl.data.actions import FORMATS
 from agent_srl.data.contexts import Round, Size, fit
 from agent_srl.data.render import Renderer

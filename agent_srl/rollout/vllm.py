@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from itertools import count
 from typing import Any
@@ -50,12 +51,12 @@ class VllmEngine(BatchingEngine):
             )
         self._model, self._end_tokens, self._limits = causal_model(model), end_tokens, limits
         self._requests: dict[str, Request] = {}
-        self._checked = False
+        self._user, self._checked = object(), False
 
     async def update_weights(self, model: Any) -> None:
-        """Takes the weights over as they are now."""
+        """Takes the weights over as they are now. Raises EngineError."""
         self._model = causal_model(model)
-        await self._in_thread(lambda: self._vllm().load(self, self._model))
+        await self._in_thread(lambda: self._vllm().load(self._user, self._model))
 
     async def sleep(self) -> None:
         """Drops weights and cache where that is asked for; the next call loads them anew."""
@@ -76,7 +77,8 @@ class VllmEngine(BatchingEngine):
             if id(request) in known:
                 continue
             try:
-                name = vllm.add(request.prompt, request.n, request.sampling, self._end_tokens)
+                wanted = partial(getattr, request, "wanted")
+                name = vllm.add(request.prompt, request.n, request.sampling, self._end_tokens, wanted)
                 self._requests[name] = request
             except EngineError as error:
                 over.append((request, error))
@@ -94,10 +96,10 @@ class VllmEngine(BatchingEngine):
     def _ready(self) -> _Vllm:
         """vLLM, awake, with this engine's weights; the first time it is compared with the model."""
         vllm = self._vllm()
-        vllm.ready(self, self._model)
+        vllm.ready(self._user, self._model)
         if not self._checked:
             prompt = check_prompt(self._model.config.vocab_size)
-            name, found = vllm.add(prompt, 1, CHECK, set()), list[Completion]()
+            name, found = vllm.add(prompt, 1, CHECK, set(), lambda: True), list[Completion]()
             while not found:
                 found = dict(vllm.step()).get(name, [])
             check_completion(self._model, prompt, found[0], "vLLM")
@@ -113,6 +115,8 @@ class _Vllm:
 
         self.shape, self._names = _shape(model, limits), count()
         self._asleep: set[str] = set()
+        self._running: dict[str, Callable[[], bool]] = {}
+        """Whether somebody still waits for it."""
         self._user: object = None
         """Whose weights it holds."""
         on_gpu = model.device.type == "cuda"
@@ -142,13 +146,17 @@ class _Vllm:
         self._wake("kv_cache")
 
     def load(self, user: object, model: Any) -> None:
-        """Copy the weights of `model`, and forget what was cached of others."""
+        """Copy the weights of `model`, and forget what was cached of others. Raises EngineError."""
+        for name in [name for name, wanted in self._running.items() if not wanted()]:
+            self.abort(name)
+        if self._running:
+            raise EngineError("vLLM still generates with the weights before: policies use it in turn")
         weights = merged_weights(model)
         self._wake("weights")
         # Not the model's own load_weights: on a CPU vLLM multiplies with packed copies, which that leaves as they were.
         self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights.items())})
         if not self._llm.reset_prefix_cache():
-            raise EngineError("vLLM still runs requests of the weights before")
+            raise EngineError("vLLM did not let go of what it had cached of the weights before")
         self._user = user
 
     def sleep(self) -> None:
@@ -162,7 +170,9 @@ class _Vllm:
             self._llm.wake_up(tags=[part])
             self._asleep.discard(part)
 
-    def add(self, prompt: tuple[int, ...], n: int, sampling: Sampling, end_tokens: set[int]) -> str:
+    def add(
+        self, prompt: tuple[int, ...], n: int, sampling: Sampling, end_tokens: set[int], wanted: Callable[[], bool]
+    ) -> str:
         """Queue a request; returns its name. Raises EngineError if it is too long or has unknown tokens."""
         from vllm import SamplingParams
         from vllm.exceptions import VLLMClientError
@@ -185,14 +195,18 @@ class _Vllm:
             self._engine.add_request(name, {"type": "token", "prompt_token_ids": list(prompt)}, params)
         except VLLMClientError as error:
             raise failed(error) from error
+        self._running[name] = wanted
         return name
 
     def step(self) -> list[tuple[str, list[Completion]]]:
         """One token for everything that runs; what is finished now."""
-        return [(o.request_id, [_completion(c) for c in o.outputs]) for o in self._engine.step() if o.finished]
+        done = {o.request_id: [_completion(c) for c in o.outputs] for o in self._engine.step() if o.finished}
+        self._running = {name: wanted for name, wanted in self._running.items() if name not in done}
+        return list(done.items())
 
     def abort(self, name: str) -> None:
-        self._engine.abort_request([name])
+        if self._running.pop(name, None):
+            self._engine.abort_request([name])
 
 
 _shared: _Vllm | None = None
@@ -207,7 +221,13 @@ def _start(model: Any, limits: Limits) -> _Vllm:
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # weights are handed over within the process
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # the threads are the trainer's, too
-        _shared = _Vllm(model, limits)
+        try:
+            _shared = _Vllm(model, limits)
+        except Exception as error:
+            reason = str(failed(error)).removeprefix("generation failed: ")
+            raise EngineError(
+                f"vLLM did not start: {reason}; see rollout.memory_share and rollout.max_tokens"
+            ) from error
     elif _shared.shape != _shape(model, limits):
         raise EngineError("this process runs vLLM for a model of another shape or other limits: start a new process")
     return _shared
@@ -220,7 +240,8 @@ def _processes() -> int:
 
 
 def _shape(model: Any, limits: Limits) -> tuple[Any, ...]:
-    config = {key: value for key, value in model.config.to_dict().items() if key not in ("_name_or_path", "dtype")}
+    said_elsewhere = ("_name_or_path", "architectures", "dtype", "transformers_version")
+    config = {key: value for key, value in model.config.to_dict().items() if key not in said_elsewhere}
     return type(model), model.dtype, model.device, limits, config
 
 

@@ -47,9 +47,9 @@ class VllmServerEngine:
     async def update_weights(self, model: Any) -> None:
         """Write the weights as they are now, and wait until the server has read them. Raises EngineError."""
         self._model = causal_model(model)
-        if self._ready is None:
-            await self._name()
-        else:
+        known = self._known()
+        await self._name()
+        if known:
             await self._send()
 
     async def sleep(self) -> None:
@@ -62,9 +62,14 @@ class VllmServerEngine:
 
     async def _name(self) -> str:
         """The server's name of the model; the first call sends the weights and compares log-probabilities."""
-        if self._ready is None or (self._ready.done() and self._ready.exception() is not None):
+        if self._ready is None or (self._ready.done() and not self._known()):
             self._ready = asyncio.create_task(self._start())
         return await asyncio.shield(self._ready)
+
+    def _known(self) -> bool:
+        """Whether the first call succeeded."""
+        task = self._ready
+        return task is not None and task.done() and not task.cancelled() and task.exception() is None
 
     async def _start(self) -> str:
         name = str((await self._call("GET", "/v1/models"))["data"][0]["id"])

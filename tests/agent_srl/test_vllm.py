@@ -48,9 +48,8 @@ def make_model(seed: int, tokenizer, **shape):
         num_attention_heads=2,
         num_key_value_heads=1,
         max_position_embeddings=512,
-        initializer_range=0.1,
         tie_word_embeddings=True,
-        **{"num_hidden_layers": 2, **shape},
+        **{"num_hidden_layers": 2, "initializer_range": 0.1, **shape},
     )
     return AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION)
 
@@ -208,12 +207,13 @@ async def test_a_cancelled_call_does_not_stop_others(make):
 
 @here
 @pytest.mark.parametrize("kind", ["vllm", "vllm-server"])
-def test_a_run_trains_on_samples_of_the_weights_it_has(kind, expert, models, tokenizer, request, tmp_path):
+def test_a_run_trains_on_samples_of_the_weights_it_has(kind, expert, tokenizer, request, tmp_path):
     """`agent-srl train` as it is: the trainer's log-probabilities are the engine's at every step."""
-    models[0].save_pretrained(tmp_path / "model")
+    make_model(0, tokenizer, initializer_range=0.02).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     sets = ["model.dtype=float32", "data.context=full", "warmup.steps=90", "warmup.lr=0.01", "train.max_steps=3"]
     sets += ["train.groups=3", "train.samples=4", "train.max_new_tokens=64", "train.lr=0.001", "eval.samples=2"]
+    sets += ["model.threads=1", "train.temperature=1.3"]
     sets += ["eval.steps=4", f"rollout.engine={kind}"]
     if kind == "vllm":
         sets += ["rollout.memory_share=0.05", "rollout.max_tokens=512"]

@@ -37,6 +37,10 @@ def check_trl(config: Config) -> None:
         raise ConfigError("train.trainer=trl needs TRL: pip install 'agent-srl[train]', or use train.trainer=own")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError("train.trainer=trl runs in one process here: start it without accelerate launch")
+    if config.rollout.engine != "transformers":
+        raise ConfigError(
+            f"rollout.engine={config.rollout.engine} needs train.trainer=own: TRL generates by itself here"
+        )
     if config.train.minibatches > 1:
         raise ConfigError("train.minibatches needs train.trainer=own: TRL would count each as a step of its own")
     if config.model.lora.rank:

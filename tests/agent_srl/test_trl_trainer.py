@@ -102,13 +102,15 @@ def test_a_prompt_whose_text_reads_back_as_other_tokens_is_named(tokenizer, traj
         prompt_text(tokenizer, replace(example, prompt_P=split))
 
 
-def test_what_trl_cannot_do_is_refused_before_anything_is_read(file, tiny_model, monkeypatch):
-    with pytest.raises(ConfigError, match=r"eval_every needs train\.trainer=own"):
-        check_trl(config_of(file, tiny_model, "train.eval_every=2"))
-    with pytest.raises(ConfigError, match=r"minibatches needs train\.trainer=own"):
-        check_trl(config_of(file, tiny_model, "train.minibatches=2"))
-    with pytest.raises(ConfigError, match=r"model\.lora needs train\.trainer=own"):
-        check_trl(config_of(file, tiny_model, "model.lora.rank=4"))
+@pytest.mark.parametrize(
+    "setting", ["train.eval_every=2", "train.minibatches=2", "model.lora.rank=4", "rollout.engine=vllm"]
+)
+def test_what_trl_cannot_do_is_refused_before_anything_is_read(file, tiny_model, setting):
+    with pytest.raises(ConfigError, match=setting.split("=")[0].replace(".rank", "") + r".* needs train\.trainer=own"):
+        check_trl(config_of(file, tiny_model, setting))
+
+
+def test_several_processes_are_refused(file, tiny_model, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="accelerate launch"):
         check_trl(config_of(file, tiny_model))

@@ -18,6 +18,7 @@ Left out: TRL itself (`benchmarks.train_update` has it, on a CPU), vLLM.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import json
 import statistics
@@ -29,6 +30,7 @@ from typing import Any
 import torch
 
 from agent_srl.rollout.attention import ATTENTION, register_attention
+from agent_srl.train.attention import Kernel
 from agent_srl.train.optimizer import MasterAdamW
 from agent_srl.train.tree import Branch, branch_logprobs, pack
 from benchmarks.train_update.shapes import ModelShape, Shape, dense_work, tree_work
@@ -63,7 +65,14 @@ class Bench:
         self.device, self.out, self.until = device, out, time.monotonic() + limit
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
         peak = next((tflops for part, tflops in PEAK_TFLOPS.items() if part in name), None)
-        self.result: Record = {"device": name, "torch": torch.__version__, "peak_tflops": peak, "rows": []}
+        self.result: Record = {
+            "device": name,
+            "torch": torch.__version__,
+            "peak_tflops": peak,
+            "rows": [],
+            "errors": [],
+        }
+        self.kernels: list[Kernel | None] = ["flex", "masked"] if device.type == "cuda" else [None]
 
     def run(self, models: dict[str, ModelShape], shapes: dict[str, Shape]) -> None:
         """Trees of everything first, since they are short; then rows, the 16k trunk first."""
@@ -80,61 +89,69 @@ class Bench:
             self._write()
 
     def _trees(self, name: str, shape: ModelShape, length: str, work: Shape) -> Record:
-        model, optimizer, branches = self._ready(shape, work, ATTENTION)
-        row: Record = {"model": name, "parameters": sum(p.numel() for p in model.parameters()), "trunk": length}
+        """The first of the settings that fits, one pass without recomputation before smaller ones with it."""
+        row: Record = {"model": name, "trunk": length}
         row |= {"unique_tokens": tree_work(work).tokens, "row_tokens": dense_work(work).tokens}
         whole = tree_work(work).tokens + 1
-        for limit, checkpointing in ((whole, False), (whole, True), (whole // 2, True), (whole // 4, True)):
-            _checkpoint(model, checkpointing)
-            try:
-                self._timed(_tree_update, model, optimizer, branches, limit)
-                times = [self._timed(_tree_update, model, optimizer, branches, limit) for _ in range(ROUNDS)]
-            except torch.cuda.OutOfMemoryError:
-                self._free()
-                continue
-            seconds = statistics.median(t["s"] for t in times)
-            flops = tree_work(work).flops(shape)
-            row["tree"] = {"s": seconds, "peak_gib": times[-1]["peak_gib"], "all_s": [t["s"] for t in times]}
-            row["tree"] |= {"checkpointing": checkpointing, "forward_passes": len(pack(branches, limit))}
-            if self.result["peak_tflops"]:
-                row["tree"]["mfu"] = flops / seconds / 1e12 / self.result["peak_tflops"]
-            break
-        del model, optimizer
-        self._free()
+        for kernel in list(self.kernels):
+            for limit, checkpointing in ((whole, False), (whole, True), (whole // 2, True), (whole // 4, True)):
+                try:
+                    return row | {"tree": self._tree(shape, work, kernel, limit, checkpointing)}
+                except torch.cuda.OutOfMemoryError:
+                    continue
+                except OutOfTime:
+                    raise
+                except Exception as error:  # no compiler, say: the other kernel may work, and the call is not repeated
+                    self.result["errors"].append(f"{kernel}: {type(error).__name__}: {str(error)[:500]}")
+                    self.kernels.remove(kernel)
+                    break
         return row
 
+    def _tree(self, shape: ModelShape, work: Shape, kernel: Kernel | None, limit: int, checkpointing: bool) -> Record:
+        model, optimizer, branches = self._ready(shape, work, ATTENTION, checkpointing)
+        self._timed(_tree_update, model, optimizer, branches, limit, kernel)
+        times = [self._timed(_tree_update, model, optimizer, branches, limit, kernel) for _ in range(ROUNDS)]
+        seconds = statistics.median(t["s"] for t in times)
+        found = {"s": seconds, "peak_gib": times[-1]["peak_gib"], "all_s": [t["s"] for t in times], "kernel": kernel}
+        found |= {"checkpointing": checkpointing, "passes": len(pack(branches, limit))}
+        if self.result["peak_tflops"]:
+            found["mfu"] = tree_work(work).flops(shape) / seconds / 1e12 / self.result["peak_tflops"]
+        return found
+
     def _rows(self, shape: ModelShape, work: Shape) -> Record:
-        model, optimizer, branches = self._ready(shape, work, "sdpa")
-        longest = sorted(branches, key=lambda b: -len(b.prompt))
-        tried: dict[str, Record] = {}
+        """All rows at the micro-batch that was fastest on the longest ones."""
+        tried: dict[tuple[int, bool], float] = {}
         for checkpointing in (False, True):
-            _checkpoint(model, checkpointing)
-            for micro in MICRO_BATCHES:
-                probe = longest[: 2 * micro]
-                try:
-                    self._timed(_rows_update, model, optimizer, probe[:micro], micro)
-                    one = self._timed(_rows_update, model, optimizer, probe, micro)
-                except torch.cuda.OutOfMemoryError:
-                    self._free()
-                    break
-                tried[f"{micro}{' checkpointed' if checkpointing else ''}"] = {"s_per_row": one["s"] / len(probe)}
-            if tried:
-                break
+            for micro in () if tried else MICRO_BATCHES:
+                with contextlib.suppress(torch.cuda.OutOfMemoryError):
+                    tried[micro, checkpointing] = self._seconds_per_row(shape, work, micro, checkpointing)
         if not tried:
             return {"rows": None}
-        best = min(tried, key=lambda key: tried[key]["s_per_row"])
-        if time.monotonic() + tried[best]["s_per_row"] * len(branches) > self.until:
-            raise OutOfTime
-        _checkpoint(model, "checkpointed" in best)
-        full = self._timed(_rows_update, model, optimizer, branches, int(best.split()[0]))
-        del model, optimizer
-        self._free()
-        return {"rows": full | {"micro_batch": best, "tried": tried}}
+        micro, checkpointing = min(tried, key=lambda key: tried[key])
+        named = {f"{m}{' checkpointed' if c else ''}": s for (m, c), s in tried.items()}
+        if time.monotonic() + tried[micro, checkpointing] * work.rows > self.until:
+            return {"seconds_per_row": named}
+        model, optimizer, branches = self._ready(shape, work, "sdpa", checkpointing)
+        found = self._timed(_rows_update, model, optimizer, branches, micro)
+        return {"rows": found | {"micro_batch": micro, "checkpointing": checkpointing, "seconds_per_row": named}}
 
-    def _ready(self, shape: ModelShape, work: Shape, attention: str) -> tuple[Any, MasterAdamW, list[Branch]]:
+    def _seconds_per_row(self, shape: ModelShape, work: Shape, micro: int, checkpointing: bool) -> float:
+        model, optimizer, branches = self._ready(shape, work, "sdpa", checkpointing)
+        longest = sorted(branches, key=lambda b: -len(b.prompt))[: 2 * micro]
+        self._timed(_rows_update, model, optimizer, longest[:micro], micro)
+        return float(self._timed(_rows_update, model, optimizer, longest, micro)["s"]) / len(longest)
+
+    def _ready(
+        self, shape: ModelShape, work: Shape, attention: str, checkpointing: bool
+    ) -> tuple[Any, MasterAdamW, list[Branch]]:
         if time.monotonic() > self.until:
             raise OutOfTime
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
         model = make_model(shape, self.device, attention)
+        if checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
         return model, MasterAdamW(model, lr=1e-6, betas=(0.9, 0.99), weight_decay=0.0), make_branches(work, shape)
 
     def _timed(self, work: Callable[..., None], *given: Any) -> Record:
@@ -150,11 +167,6 @@ class Bench:
             torch.cuda.synchronize()
         peak = torch.cuda.max_memory_allocated() / 2**30 if cuda else None
         return {"s": time.monotonic() - started, "peak_gib": peak}
-
-    def _free(self) -> None:
-        gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
 
     def _write(self) -> None:
         self.out.mkdir(parents=True, exist_ok=True)
@@ -183,16 +195,11 @@ def make_branches(work: Shape, model: ModelShape) -> list[Branch]:
     ]
 
 
-def _checkpoint(model: Any, on: bool) -> None:
-    if on:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-    else:
-        model.gradient_checkpointing_disable()
-
-
-def _tree_update(model: Any, optimizer: MasterAdamW, branches: list[Branch], limit: int) -> None:
+def _tree_update(
+    model: Any, optimizer: MasterAdamW, branches: list[Branch], limit: int, kernel: Kernel | None = None
+) -> None:
     for row in pack(branches, limit):
-        logprobs, _ = branch_logprobs(model, row, 1.0)
+        logprobs, _ = branch_logprobs(model, row, 1.0, kernel)
         gains = row.per_token([b.advantage * b.weight for b in row.branches]).to(logprobs)
         (-gains * torch.exp(logprobs - logprobs.detach())).sum().backward()
         optimizer.collect()
@@ -233,7 +240,7 @@ def page(result: Record) -> str:
 
 def _page_line(row: Record) -> str:
     tree, rows = row.get("tree"), row.get("rows")
-    missing = "not measured" if "rows" not in row else "out of memory"
+    missing = "out of memory" if "rows" in row else "not measured"
     cells = [row["model"], row["trunk"], f"{row['unique_tokens']:,}", f"{row['row_tokens']:,}"]
     cells += [f"{tree['s']:.2f}" if tree else "out of memory", f"{rows['s']:.2f}" if rows else missing]
     cells += [

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from agent_srl.config import LoraConfig
 from agent_srl.errors import TrainingError
 from agent_srl.lora import add_adapters
+from agent_srl.models import load_model
 from agent_srl.rollout.attention import ATTENTION, register_attention
 from agent_srl.train import support
 from agent_srl.train.checkpoint import save_model
@@ -123,6 +124,21 @@ def test_trees_equal_plain_rows_in_float32(branches):
     for family in ("Llama", "Qwen2", "Qwen3"):
         model = build(family, dtype=torch.float32)
         assert_same(learn(model, pack(branches, 4096)), plain(model, branches), 1e-5)
+
+
+def test_a_tree_of_the_default_model_equals_plain_rows():
+    model = load_model("smollm2", torch.float32, torch.device("cpu")).train()
+    source = random.Random(3)
+    trunk = tuple(source.randrange(model.config.vocab_size) for _ in range(60))
+    prompts = [trunk[:25], trunk, (*trunk[:40], 5, 6, 7)]
+    branches = [Branch(p, trunk[i : i + 6], 1.0 - i / 9, 0.05) for p in prompts for i in (3, 30)]
+    (found, grads), (wanted, of_wanted) = learn(model, pack(branches, 4096)), plain(model, branches)
+    for key, values in wanted.items():
+        torch.testing.assert_close(found[key].to(values), values, atol=1e-4, rtol=0)
+    total = sum(float(g.double().norm()) ** 2 for g in of_wanted) ** 0.5
+    assert (
+        sum(float((a - b).double().norm()) ** 2 for a, b in zip(grads, of_wanted, strict=True)) ** 0.5 <= 1e-5 * total
+    )
 
 
 @given(branches=trees())

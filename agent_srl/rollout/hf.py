@@ -22,9 +22,9 @@ from agent_srl.types import Completion
 class TransformersEngine(BatchingEngine):
     """Batches concurrent requests and runs them on `model` in a thread."""
 
-    def __init__(self, model: Any, end_tokens: set[int], *, max_rows: int = 96) -> None:
+    def __init__(self, model: Any, end_tokens: set[int], *, max_rows: int = 96, inline: bool = False) -> None:
         """At most `max_rows` samples decode at once; a trunk with more of them is kept until they are done."""
-        super().__init__()
+        super().__init__(inline=inline)
         self._model, self._end_tokens, self._max_rows = causal_model(model), end_tokens, max_rows
         self._checked = False
 

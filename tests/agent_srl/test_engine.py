@@ -93,6 +93,13 @@ async def test_a_seed_gives_the_same_tokens_whoever_shares_the_batch(model):
     assert len({c.tokens_T for c in alone}) > 1
 
 
+async def test_the_callers_thread_generates_the_same_as_one_apart(model):
+    """Inline the whole batch is done when the first caller's turn comes; nobody is left waiting."""
+    requests = [(p, 3, Sampling(1.0, 12, seed=4)) for p in PROMPTS]
+    apart, inline = [await generate(model, requests, inline=alone) for alone in (False, True)]
+    assert inline == apart
+
+
 async def test_rows_end_at_the_end_token_and_only_there(model):
     [free] = await generate(model, [(PROMPTS[2], 6, Sampling(1.0, 20, seed=1))])
     end = free[0].tokens_T[5]

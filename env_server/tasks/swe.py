@@ -36,7 +36,7 @@ async def prepare(task: Task, backend: Backend, settings: Settings, *, limits: L
         SandboxError: no sandbox can be made.
     """
     spec = await asyncio.to_thread(_spec, task, backend, settings, limits or Limits())
-    with tempfile.TemporaryDirectory(prefix="agent-srl-tree-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="agent-srl-tree-", ignore_cleanup_errors=True) as scratch:
         tree = Path(scratch) / "tree"
         if task.environment is not None:
             await asyncio.to_thread(_repository, task, tree)
@@ -59,7 +59,7 @@ async def collect_patch(task: Task, sandbox: Sandbox) -> str:
     """
     if task.environment is None:
         return await _diff_inside(task, sandbox)
-    with tempfile.TemporaryDirectory(prefix="agent-srl-patch-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="agent-srl-patch-", ignore_cleanup_errors=True) as scratch:
         base, now = Path(scratch) / "base", Path(scratch) / "now"
         await asyncio.to_thread(_agent_tree, task, base)
         now.mkdir()

@@ -73,7 +73,7 @@ def git(*arguments: str, cwd: Path, ok: tuple[int, ...] = (0,)) -> bytes:
 
 def diff_trees(before: Path, after: Path) -> str:
     """Unified git diff from one folder to another; new, deleted and binary files included."""
-    with tempfile.TemporaryDirectory(prefix="agent-srl-diff-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="agent-srl-diff-", ignore_cleanup_errors=True) as scratch:
         for name, folder in (("a", before), ("b", after)):
             (Path(scratch) / name).symlink_to(folder.resolve())
         (Path(scratch) / "attributes").write_text("* -diff\n")
@@ -110,7 +110,7 @@ def _same_on_both_sides(header: re.Match[str]) -> str:
 
 def diff_files(before: Mapping[str, bytes | None], after: Mapping[str, bytes | None]) -> str:
     """Unified git diff between two sets of files; None is a file that is not there."""
-    with tempfile.TemporaryDirectory(prefix="agent-srl-diff-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="agent-srl-diff-", ignore_cleanup_errors=True) as scratch:
         folders = []
         for name, files in (("before", before), ("after", after)):
             folder = Path(scratch) / name

@@ -18,7 +18,7 @@ def test_shipped_configs_load_and_survive_a_round_trip(name, tmp_path):
 
 
 def test_shipped_configs_open_with_hardware_command_and_time():
-    from agent_srl.config import _config_root
+    from agent_srl.config_file import _config_root
 
     for name in shipped_configs():
         head = (_config_root() / f"{name}.yaml").read_text()[:400]

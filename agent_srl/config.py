@@ -251,6 +251,8 @@ class EvalConfig(Strict):
     greedy: bool = True
     episodes: int = Field(10, ge=0)
     max_turns: int = Field(15, ge=1)
+    command_timeout_s: float = Field(60.0, gt=0)
+    """Of one command of an episode."""
     workers: int = Field(10, ge=1)
     """Episodes at once; their turns are generated together."""
     bootstrap: int = Field(2000, ge=100)

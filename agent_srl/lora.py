@@ -15,7 +15,7 @@ def add_adapters(model: Any, config: LoraConfig, seed: int) -> None:
     """Freeze `model` and put trainable adapters at its linear layers, all but the head. They start as no change.
 
     Raises:
-        ModelError: peft is not installed.
+        ModelError: peft is not installed, or adapters could not be merged into this model again.
     """
     import torch
 
@@ -27,6 +27,8 @@ def add_adapters(model: Any, config: LoraConfig, seed: int) -> None:
     with torch.random.fork_rng():  # the same start whatever was drawn before, so that a resumed run has it too
         torch.manual_seed(seed)
         peft.inject_adapter_in_model(settings, model)
+    if any(not hasattr(m.base_layer, "weight") for m in model.modules() if hasattr(m, "get_delta_weight")):
+        raise ModelError("model.lora: this model's experts cannot be merged with adapters: set model.lora.rank=0")
 
 
 def merged_weights(model: Any) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from agent_srl.train.choice import BestModel, Metrics
 from agent_srl.types import StepExample
 from env_server.local import open_environment
 from env_server.schema import Verdict
+from env_server.settings import Settings
 
 if TYPE_CHECKING:
     from agent_srl.train.processes import Processes
@@ -248,7 +249,7 @@ async def _episodes(policy: Any, prepared: Prepared, config: Config, out: Path, 
             console.say("eval.episodes=0: the trained agent is driven on no task")
         return []
     tasks = random.Random(config.seed).sample(prepared.eval_tasks, count)
-    environment = open_environment(tasks)
+    environment = open_environment(tasks, settings=Settings(command_timeout_s=config.eval.command_timeout_s))
     try:
         solve = model_solver(
             environment,

@@ -30,10 +30,14 @@ _PACKAGES = (
 _CONFIG = "config.yaml"
 _MAY_CHANGE = (
     "eval",
+    "rollout.max_rows",
     "rollout.memory_share",
     "rollout.url",
     "rollout.weights_folder",
+    "train.attention",
+    "train.gradient_checkpointing",
     "train.max_steps",
+    "train.row_tokens",
     "train.checkpoint_every",
 )
 

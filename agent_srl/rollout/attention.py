@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from agent_srl.errors import ModelError
 from agent_srl.train.attention import TreePlan
 
 ATTENTION = "agent_srl"
@@ -153,6 +154,10 @@ def _attention(
     tree: TreePlan | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
+    if kwargs.get("softcap") is not None or kwargs.get("s_aux") is not None:
+        raise ModelError(
+            f"{type(module).__name__} caps attention or has sinks, which is not supported: take another model"
+        )
     if tree is not None:
         return tree.attend(query, key, value, kwargs["scaling"]), None
     if shared_prefix is None:

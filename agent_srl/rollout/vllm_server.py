@@ -82,16 +82,19 @@ class VllmServerEngine:
     async def _send(self) -> None:
         """A new folder for each version: the server may still have files of the one before open."""
         self._version += 1
-        folder = self._folder / f"version-{self._version}"
+        folder: Path | None = None
         try:
+            folder = Path(tempfile.mkdtemp(prefix=f"agent-srl-{self._version}-", dir=self._folder))
+            folder.chmod(0o755)  # the server may run as somebody else
             await asyncio.to_thread(_write_weights, self._model, folder)
             body = {"method": "reload_weights", "kwargs": {"weights_path": str(folder.resolve())}}
             await self._call("POST", "/collective_rpc", body)
             await self._forget()
         except OSError as error:
-            raise EngineError(f"cannot write weights to {folder}: {error}; set rollout.weights_folder") from error
+            raise EngineError(f"cannot write weights to {self._folder}: {error}; set rollout.weights_folder") from error
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            if folder is not None:
+                shutil.rmtree(folder, ignore_errors=True)
 
     async def _forget(self) -> None:
         """Empty its prefix cache, once what runs there has ended."""
@@ -139,7 +142,6 @@ class VllmServerEngine:
 
 def _write_weights(model: Any, folder: Path) -> None:
     """Raises OSError. A tied head is written, too: on a CPU vLLM multiplies with a packed copy of its own."""
-    folder.mkdir(parents=True)
     seen, weights = set[int](), dict[str, Any]()
     for name, weight in merged_weights(model).items():
         weights[name] = weight.detach().clone() if weight.data_ptr() in seen else weight.detach().contiguous()

@@ -81,12 +81,12 @@ class JsonLines:
     def __init__(self, path: Path, *, keep_until_step: int) -> None:
         self._path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= keep_until_step]
+        lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
+        kept = [line + "\n" for line in lines if json.loads(line)["step"] <= keep_until_step]
         aside = path.with_suffix(".tmp")
         aside.write_text("".join(kept), encoding="utf-8")
         aside.replace(path)
 
     def write(self, *records: dict[str, Any]) -> None:
         with self._path.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(r, ensure_ascii=False) + "\n" for r in records)
+            file.writelines(json.dumps(r) + "\n" for r in records)  # ASCII: whatever a model writes, one line each

@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING, Any, cast
 
-from agent_srl.errors import TrainingError
+from agent_srl.errors import ConfigError, TrainingError
 
 if TYPE_CHECKING:
     from agent_srl.train.attention import Kernel
@@ -40,7 +40,12 @@ def why_dense(config: Any) -> str:
 
 
 def choose_attention(wanted: str, model: Any) -> tuple[bool, Kernel | None]:
-    """Whether rows may be trees, and the kernel for them (None: the device's), for a `train.attention`."""
+    """Whether rows may be trees, and the kernel for them (None: the device's), for a `train.attention`.
+
+    Raises ConfigError for a kernel that the device does not have."""
+    device = model.device.type
+    if (wanted, device) in (("flex", "cpu"), ("sliced", "cuda")):
+        raise ConfigError(f"train.attention={wanted} does not run on {device}: set train.attention=auto")
     share = wanted != "dense" and not why_dense(model.config)
     return share, None if wanted in ("auto", "dense") else cast("Kernel", wanted)
 

@@ -77,6 +77,10 @@ class TreeRow:
         _, _, matched = self._find(branch.prompt)
         return len(branch.prompt) - matched + len(branch.tokens) - 1
 
+    def limit(self, max_tokens: int) -> int:
+        """How far the row may grow."""
+        return max(max_tokens, len(self.branches[0].prompt) + max_tokens // 2)
+
     def shares(self, branch: Branch) -> bool:
         """Whether the row already holds the start of the branch's prompt."""
         return self._find(branch.prompt)[2] > 0
@@ -169,13 +173,14 @@ class TreeRow:
 
 
 def pack(branches: list[Branch], max_tokens: int, *, share: bool = True) -> list[TreeRow]:
-    """Rows of at most `max_tokens` unique tokens; a single branch longer than that still gets a row of its own.
+    """Rows of at most `max_tokens` unique tokens; where a prompt alone fills most of them, of that prompt and half of
+    `max_tokens` more, so that its samples share it. A longer branch gets a row of its own.
 
     A tree over the budget is split by steps, longest prompts first: what remains needs less of the trunk.
     """
     rows: list[TreeRow] = []
     for branch in sorted(branches, key=lambda b: -len(b.prompt)):
-        fits = [r for r in rows if share and r.shares(branch) and r.size() + r.cost(branch) <= max_tokens]
+        fits = [r for r in rows if share and r.shares(branch) and r.size() + r.cost(branch) <= r.limit(max_tokens)]
         row = min(fits, key=lambda r: r.cost(branch), default=None)
         if row is None:
             row = TreeRow()

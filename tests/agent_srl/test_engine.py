@@ -164,9 +164,16 @@ async def test_a_prompt_beyond_the_sliding_window_is_refused(tiny):
     assert list(completion.tokens_T) == expected[0, 3:].tolist()
 
 
-async def test_a_model_with_another_attention_is_refused(tiny):
-    with pytest.raises(EngineError, match="Gemma2ForCausalLM cannot be decoded on shared trunks"):
-        await generate(tiny(Gemma2Config(head_dim=8, final_logit_softcapping=0.01)), [(PROMPTS[2], 1, Sampling(0, 4))])
+@pytest.mark.parametrize(
+    ("caps", "words"),
+    [
+        ({"attn_logit_softcapping": None, "final_logit_softcapping": 0.01}, "cannot be decoded on shared trunks"),
+        ({"attn_logit_softcapping": 2.0, "final_logit_softcapping": None}, "caps attention"),
+    ],
+)
+async def test_a_model_with_another_attention_is_refused(tiny, caps, words):
+    with pytest.raises(EngineError, match=words):
+        await generate(tiny(Gemma2Config(head_dim=8, **caps)), [(PROMPTS[2], 1, Sampling(0, 4))])
 
 
 @pytest.fixture

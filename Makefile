@@ -1,5 +1,5 @@
 # Everything a newcomer runs. Each target sets up what it needs and says what it does.
-#   make train      train an agent from nothing, on this machine (meant for 30 minutes on two cores; not timed yet)
+#   make train      train an agent from nothing, on this machine (meant for 30 minutes on two cores)
 #   make test       run the tests
 #   make controls   add the slower comparisons to the run of `make train`
 #   make check      ruff and mypy

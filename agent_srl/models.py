@@ -71,6 +71,10 @@ def load_model(name: str, dtype: torch.dtype, device: torch.device) -> Any:
     logging.disable_progress_bar()
     with _explained(name):
         model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, attn_implementation=ATTENTION)
+    try:
+        model.generation_config.validate(strict=True)
+    except ValueError:  # published with sampling values but without sampling: it could be trained, but never saved
+        model.generation_config.do_sample = True
     return model.to(device)
 
 

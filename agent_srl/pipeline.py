@@ -21,7 +21,7 @@ from agent_srl.data.actions import ActionFormat, choose_format
 from agent_srl.data.prepare import Prepared, prepare
 from agent_srl.data.render import Renderer
 from agent_srl.data.steps import StepBuilder, split
-from agent_srl.errors import DataError
+from agent_srl.errors import ConfigError, DataError
 from agent_srl.evaluate.comparison import Comparison
 from agent_srl.evaluate.episodes import evaluate, model_solver
 from agent_srl.evaluate.report import report
@@ -174,6 +174,13 @@ async def _srl(
     from agent_srl.train.loop import SRLLoop
 
     done = out / "srl" / f"done-{config.train.max_steps}"
+    reached = max((int(file.name.removeprefix("done-")) for file in done.parent.glob("done-*")), default=0)
+    if reached > config.train.max_steps:
+        raise processes.once(
+            ConfigError(
+                f"{out} holds a model of {reached} steps: give train.max_steps={reached} or more, or another --out"
+            )
+        )
     if done.exists():
         console.say(f"SRL is already trained for {config.train.max_steps} steps in {out}; using it")
         return

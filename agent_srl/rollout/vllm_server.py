@@ -121,6 +121,8 @@ class VllmServerEngine:
             "return_token_ids": True,
         }
         choices = (await self._call("POST", "/v1/completions", body))["choices"]
+        if len(choices) != n:
+            raise EngineError(f"the vLLM server at {self._url} answered with {len(choices)} completions, not {n}")
         return [_completion(choice) for choice in sorted(choices, key=lambda choice: choice["index"])]
 
     async def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:

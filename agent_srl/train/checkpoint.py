@@ -10,6 +10,7 @@ import os
 import random
 import shutil
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -46,7 +47,10 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
     found = sorted(folder.glob("step-*.pt"))
     if not found:
         return None
-    state: dict[str, Any] = torch.load(found[-1], map_location="cpu", weights_only=True)
+    try:
+        state: dict[str, Any] = torch.load(found[-1], map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, UnpicklingError) as error:
+        raise TrainingError(f"{found[-1]} is no whole checkpoint: start anew in another --out") from error
     return state
 
 

@@ -216,6 +216,13 @@ def test_a_finished_run_is_used_again_and_takes_the_slower_comparisons(unbroken,
     assert controls <= set(policies) and "SRL minus warm-up" in policies
 
 
+def test_a_longer_run_is_not_taken_for_a_shorter_one(unbroken, expert, tiny_model, tmp_path):
+    out = shutil.copytree(unbroken, tmp_path / "run")
+    fewer = command(expert, tiny_model, out, "train.max_steps=5")
+    done = subprocess.run(fewer, capture_output=True, text=True, timeout=580)
+    assert done.returncode == 2 and "holds a model of 6 steps" in done.stderr
+
+
 CHOICE = ("train.max_steps=5", "train.eval_every=2", "train.eval_steps=6", "data.heldout_fraction=0.5")
 
 

@@ -16,7 +16,6 @@ from agent_srl.data.steps import StepBuilder
 from agent_srl.data.tools import DEFAULT_TOOLS
 from agent_srl.errors import ModelError
 from agent_srl.lora import add_adapters
-from agent_srl.rollout.batching import BatchingEngine
 from agent_srl.rollout.engine import Engine, Sampling
 from agent_srl.rollout.steps import StepSampler
 from env_server.schema import Trajectory
@@ -44,11 +43,6 @@ class Policy:
             add_adapters(self.model, self.config.model.lora, self.config.seed)
         if self.config.train.gradient_checkpointing:
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-
-    def beside_sandboxes(self) -> None:
-        """Generate in a thread from now on: the event loop has sandboxes to serve."""
-        if isinstance(self.engine, BatchingEngine):
-            self.engine.inline = False
 
     def sampling(self, temperature: float, seed: int) -> Sampling:
         return Sampling(temperature, self.config.train.max_new_tokens, seed)

@@ -18,6 +18,8 @@ from sandboxes.base import ExecResult, Outcome, Sandbox
 NO_OUTPUT = "Your command ran successfully and did not produce any output."
 MAX_COMMAND_BYTES = 100_000
 """Linux takes no single argument above 128 KiB."""
+NEEDS_TERMINAL = frozenset({"vi", "vim", "view", "vimdiff", "nvim", "nano", "pico", "emacs"})
+"""Editors that would wait for a key until the time limit of the command."""
 
 TOOL_SCHEMAS: list[dict[str, Any]] = [
     {
@@ -171,6 +173,9 @@ async def _bash(command: str, sandbox: Sandbox, timeout_s: float) -> Observation
         return bad_action(
             f"The command is longer than {MAX_COMMAND_BYTES} bytes. Write long text with `str_replace_editor create`."
         )
+    program = (command.split(maxsplit=1) or [""])[0]
+    if program in NEEDS_TERMINAL:
+        return bad_action(f"`{program}` needs a terminal, and there is none. View and edit with `str_replace_editor`.")
     result = await sandbox.exec(command, timeout_s=timeout_s)
     return Observation(
         output=_report(result, timeout_s),

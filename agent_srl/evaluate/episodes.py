@@ -36,7 +36,6 @@ def model_solver(
     env: Environment, policy: Policy, model: str, *, temperature: float, max_turns: int, seed: int
 ) -> Solver:
     """The model, loaded from `model`, as a multi-turn agent."""
-    policy.beside_sandboxes()
 
     async def solve(task: Task) -> Episode:
         sampling = policy.sampling(temperature, seed * 1000)

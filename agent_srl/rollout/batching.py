@@ -39,9 +39,9 @@ class BatchingEngine(ABC):
     """Requests wait, are admitted, and advance in a thread until they are finished."""
 
     def __init__(self, *, inline: bool = False) -> None:
-        """`inline`: work in the caller's thread, which then does nothing else. On a CPU that is half as fast again:
-        OpenMP keeps a team for each thread that ever computed, and lets all of them sleep early once there are more
-        than cores."""
+        """`inline`: work in the caller's thread, which serves others after each pass. On a CPU that is half as fast
+        again: OpenMP keeps a team for each thread that ever computed, and lets all of them sleep early once there are
+        more than cores."""
         self.inline = inline
         self._waiting: list[Request] = []
         self._running: list[Request] = []
@@ -83,31 +83,33 @@ class BatchingEngine(ABC):
 
     @abstractmethod
     def _forget(self) -> None:
-        """After a failure, in the thread: drop all work on `_running`."""
+        """When nothing is left of `_running`, be it by a failure, in the thread: drop what is left of its work."""
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         if self.inline:
+            await asyncio.sleep(0)
             return work()
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
     async def _serve(self) -> None:
         await asyncio.sleep(0)  # let everything that was asked for at the same time arrive
-        while self._waiting or self._running:
+        while True:
             self._waiting, self._running = _wanted(self._waiting), _wanted(self._running)
+            if not self._running:
+                await self._in_thread(self._forget)
+            if not self._waiting and not self._running:
+                return
             try:
                 self._admit()
-                finished = await self._in_thread(self._advance) if self._running else []
+                finished = await self._in_thread(self._advance)
             except Exception as error:  # whatever it is, callers must not wait for ever
                 self._fail(self._running, failed(error))
-                self._running = []
-                await self._in_thread(self._forget)
                 continue
             for request, outcome in finished:
                 if isinstance(outcome, EngineError):
                     self._fail([request], outcome)
                 elif request.wanted:
                     request.result.set_result(outcome)
-            self._running = _wanted(self._running)
 
     def _fail(self, requests: list[Request], error: EngineError) -> None:
         for request in requests:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,10 +33,12 @@ class Row:
         return Completion(tuple(self.tokens), tuple(self.logprobs), ended)
 
 
-def decode(model: Any, trunks: list[Trunk], rows: list[Row], end_tokens: set[int], wanted: Callable[[], bool]) -> None:
+def decode(
+    model: Any, trunks: list[Trunk], rows: list[Row], end_tokens: set[int], wanted: Callable[[], bool]
+) -> Iterator[None]:
     """Fill `rows`, whose `trunks` stand beside them, neighbours together and longer prompts first.
 
-    Stops early when nothing is `wanted` any more.
+    Stops after each pass of the model, and for good when nothing is `wanted` any more.
     """
     device, limit = model.device, len(rows[0].uniforms_T)
     state = _state(trunks, rows, limit)
@@ -63,6 +65,7 @@ def decode(model: Any, trunks: list[Trunk], rows: list[Row], end_tokens: set[int
             input_ids=picked[:, None], position_ids=(sizes + t)[:, None], use_cache=False, shared_prefix=state
         )
         logits = head(model, out.last_hidden_state[:, 0])
+        yield
 
 
 def check(model: Any) -> None:

@@ -7,7 +7,7 @@ their own, which are refused.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -18,6 +18,8 @@ from agent_srl.rollout.decode import Row, check, decode
 from agent_srl.rollout.trunks import Tokens, Trunk, prefill, trunks_of
 from agent_srl.types import Completion
 
+Outcome = tuple[Request, list[Completion] | EngineError]
+
 
 class TransformersEngine(BatchingEngine):
     """Batches concurrent requests and runs them on `model` in a thread."""
@@ -26,6 +28,8 @@ class TransformersEngine(BatchingEngine):
         """At most `max_rows` samples decode at once; a trunk with more of them is kept until they are done."""
         super().__init__(inline=inline)
         self._model, self._end_tokens, self._max_rows = causal_model(model), end_tokens, max_rows
+        self._work: Iterator[list[Outcome]] | None = None
+        """The batch in hand, one pass of the model at a time."""
         self._checked = False
 
     async def update_weights(self, model: Any) -> None:
@@ -54,10 +58,25 @@ class TransformersEngine(BatchingEngine):
         taken = set(map(id, self._running))
         self._waiting = [r for r in self._waiting if id(r) not in taken]
 
+    def _advance(self) -> list[Outcome]:
+        """One pass of the model; the outcomes come with the last one."""
+        if self._work is None:
+            self._work = self._batch(self._running)
+        outcomes = next(self._work)
+        if outcomes:
+            self._work = None
+        return outcomes
+
+    def _forget(self) -> None:
+        if self._work is not None:
+            self._work.close()  # type: ignore[attr-defined]
+            self._work = None
+
     @torch.no_grad()
-    def _advance(self) -> list[tuple[Request, list[Completion] | EngineError]]:
-        refused = {request: error for request in self._running if (error := _refusal(self._model.config, request))}
-        batch = [request for request in self._running if request not in refused]
+    def _batch(self, running: list[Request]) -> Iterator[list[Outcome]]:
+        """Nothing after each pass, and at the end one outcome per request."""
+        refused = {request: error for request in running if (error := _refusal(self._model.config, request))}
+        batch = [request for request in running if request not in refused]
         rows = {request: _rows(request) for request in batch}
         training = self._model.training
         self._model.eval()
@@ -65,16 +84,14 @@ class TransformersEngine(BatchingEngine):
             if not self._checked:
                 check(self._model)
                 self._checked = True
-            self._run([row for r in batch for row in rows[r]], lambda: any(r.wanted for r in batch))
+            for _ in self._passes([row for r in batch for row in rows[r]], lambda: any(r.wanted for r in batch)):
+                yield []
         finally:
             self._model.train(training)
         done = {request: [row.completion(self._end_tokens) for row in rows[request]] for request in batch}
-        return [*done.items(), *refused.items()]
+        yield [*done.items(), *refused.items()]
 
-    def _forget(self) -> None:
-        """Nothing is kept between batches."""
-
-    def _run(self, rows: list[Row], wanted: Callable[[], bool]) -> None:
+    def _passes(self, rows: list[Row], wanted: Callable[[], bool]) -> Iterator[None]:
         """All rows, `max_rows` at a time; rows of one trunk one after the other, so that it is computed once."""
         trunk_of = trunks_of(row.prompt for row in rows)
         order = {trunk: i for i, trunk in enumerate(dict.fromkeys(trunk_of[row.prompt] for row in rows))}
@@ -90,7 +107,8 @@ class TransformersEngine(BatchingEngine):
                 if tokens not in held:
                     lengths = {len(p) for p, t in trunk_of.items() if t == tokens}
                     held[tokens] = prefill(self._model, tokens, lengths, list(held.values()))
-            decode(self._model, [held[trunk_of[row.prompt]] for row in part], part, self._end_tokens, wanted)
+                    yield
+            yield from decode(self._model, [held[trunk_of[row.prompt]] for row in part], part, self._end_tokens, wanted)
 
 
 def causal_model(model: Any) -> Any:

@@ -94,7 +94,6 @@ async def test_a_seed_gives_the_same_tokens_whoever_shares_the_batch(model):
 
 
 async def test_the_callers_thread_generates_the_same_as_one_apart(model):
-    """Inline the whole batch is done when the first caller's turn comes; nobody is left waiting."""
     requests = [(p, 3, Sampling(1.0, 12, seed=4)) for p in PROMPTS]
     apart, inline = [await generate(model, requests, inline=alone) for alone in (False, True)]
     assert inline == apart
@@ -140,6 +139,31 @@ async def test_a_cancelled_call_stops_and_does_not_stop_others(model, computed):
     long.cancel()
     assert await asyncio.wait_for(engine.generate((7,), 1, Sampling(0, 2)), 60)
     assert len(computed) < 2000
+    await engine.close()
+
+
+async def test_others_get_their_turn_between_two_passes(model, computed):
+    """Sandboxes are served by the thread that generates."""
+    engine, turns = TransformersEngine(model, {-1}, inline=True), 0
+    call = asyncio.create_task(engine.generate((5,), 1, Sampling(0, 20)))
+    while not call.done():
+        turns += 1
+        await asyncio.sleep(0)
+    assert turns >= len(computed) > 20
+    await engine.close()
+
+
+@pytest.mark.parametrize("inline", [True, False])
+async def test_a_model_that_was_trained_is_so_again_when_nobody_waits_any_more(model, computed, inline):
+    model.train()
+    engine = TransformersEngine(model, {-1}, inline=inline)
+    call = asyncio.create_task(engine.generate((5,), 2, Sampling(1.0, 3000)))
+    await asyncio.to_thread(wait_for_passes, computed)
+    assert not model.training
+    call.cancel()
+    await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()}, return_exceptions=True)
+    assert model.training
+    model.eval()
     await engine.close()
 
 

@@ -98,6 +98,12 @@ async def test_wrong_arguments_are_an_observation(desk, name, arguments, said):
     assert await desk.content() == TEXT.encode()
 
 
+@pytest.mark.parametrize("command", ["view a.py", "vim", "  nano  x"])
+async def test_an_editor_that_waits_for_keys_is_refused_at_once(desk, command):
+    found = await desk.bash(command)
+    assert found.outcome == "bad_action" and "needs a terminal" in found.output
+
+
 async def test_submit_ends(desk):
     observation = await desk.call("submit")
     assert observation.done and observation.outcome == "ok"

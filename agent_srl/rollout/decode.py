@@ -10,11 +10,13 @@ import torch
 
 from agent_srl.errors import EngineError
 from agent_srl.rollout.attention import SharedPrefix
+from agent_srl.rollout.check import check_prompt
 from agent_srl.rollout.trunks import Trunk, head, prefill
 from agent_srl.types import Completion
 
-_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
-"""Of log-probabilities in the self-check; half precision is coarse."""
+_TOLERANCE = {torch.float64: 1e-7, torch.float32: 1e-4}
+"""Of log-probabilities in the self-check, on average over the vocabulary. Half precision gets 0.25: SmolLM2 in bfloat16
+is off by 0.03 to 0.09, whichever two equal ways of computing it are compared."""
 
 
 @dataclass(eq=False)
@@ -73,7 +75,7 @@ def check(model: Any) -> None:
 
     That is so where a model masks or scales attention or logits in a way that is not known here.
     """
-    ids = tuple(range(1, 1 + min(9, model.config.vocab_size - 1)))
+    ids = check_prompt(model.config.vocab_size)
     trunk = prefill(model, ids[:-1], {len(ids) - 1}, [])
     row = Row(ids[:-1], 0.0, torch.zeros(1))
     out = model.base_model(
@@ -84,11 +86,11 @@ def check(model: Any) -> None:
     )
     found = head(model, out.last_hidden_state[0, 0]).log_softmax(-1)
     expected = model(input_ids=torch.tensor([ids], device=model.device)).logits[0, -1].float().log_softmax(-1)
-    off = float((found - expected).abs().max())
-    if not off < _TOLERANCE.get(model.dtype, 0.5):
+    off = float((found - expected).abs().mean())
+    if not off < _TOLERANCE.get(model.dtype, 0.25):
         raise EngineError(
-            f"{type(model).__name__} cannot be decoded on shared trunks (log-probabilities differ by {off:.2g}): "
-            "set rollout.engine=vllm"
+            f"{type(model).__name__} cannot be decoded on shared trunks (log-probabilities differ by {off:.2g} on "
+            "average): set rollout.engine=vllm"
         )
 
 

@@ -200,6 +200,20 @@ async def test_a_model_with_another_attention_is_refused(tiny, caps, words):
         await generate(tiny(Gemma2Config(head_dim=8, **caps)), [(PROMPTS[2], 1, Sampling(0, 4))])
 
 
+@pytest.mark.parametrize("special", [False, True])
+async def test_the_coarse_numbers_of_half_precision_are_no_reason_to_refuse(special):
+    model = load_model("smollm2", torch.bfloat16, torch.device("cpu"))
+    [[completion]] = await generate(model, [(tuple(range(1, 9)) if special else PROMPTS[1], 1, Sampling(0, 2))])
+    assert len(completion.tokens_T) == 2
+
+
+async def test_in_half_precision_another_attention_is_still_refused(tiny):
+    model = tiny(Gemma2Config(head_dim=8, attn_logit_softcapping=None, final_logit_softcapping=0.01)).bfloat16()
+    model.get_output_embeddings().weight.data *= 20
+    with pytest.raises(EngineError, match="cannot be decoded on shared trunks"):
+        await generate(model, [(PROMPTS[2], 1, Sampling(0, 4))])
+
+
 @pytest.fixture
 def tiny():
     def make(config):

@@ -22,7 +22,7 @@ _TOLERANCE = {torch.float64: 0.01, torch.float32: 0.01}
 
 
 def check_prompt(vocabulary: int) -> tuple[int, ...]:
-    """Nine token ids from everywhere: on the first ones, which are special, half precision can be off by more than 1."""
+    """Nine token ids from everywhere: on the first ones, the special ones, half precision can be off by more than 1."""
     draw = random.Random(0)
     return tuple(draw.randrange(vocabulary) for _ in range(9))
 

@@ -214,7 +214,8 @@ class TrainConfig(Strict):
     """Groups that wait are dropped when more updates than this were made since they were sampled. With 0 every batch
     is on-policy."""
     steps_per_trajectory: int = Field(1, ge=0)
-    """Steps of one trajectory that are sampled and trained together, on one trunk; 0 takes all of them."""
+    """Steps of one trajectory that are sampled and trained together, on one trunk; 0 takes as many as a batch holds,
+    `groups`. Whole trajectories therefore need `groups` as large as the longest of them has steps."""
     max_empty_batches: int = Field(3, ge=1)
     """This many batches in a row without any signal stop the run with advice."""
     row_tokens: int = Field(4096, ge=128)
@@ -232,6 +233,11 @@ class TrainConfig(Strict):
     eval_steps: int = Field(32, ge=1)
     """Of `eval_every`: how many held-out steps choose the model."""
     min_thought_words: int = Field(1, ge=0)
+
+    @property
+    def chunk(self) -> int:
+        """Steps of one trajectory in a chunk, at most."""
+        return self.steps_per_trajectory or self.groups
 
     @model_validator(mode="after")
     def _chunk_fits(self) -> TrainConfig:

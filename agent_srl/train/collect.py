@@ -107,7 +107,7 @@ class Collector:
     async def _round(self, wanted: int, seed: int, updates: int) -> list[Held]:
         """Sample whole chunks that hold at least `wanted` steps. A step's seed is that of its place in the round."""
         config = self.config
-        taken, self.cursor = take(self.runs, config.steps_per_trajectory, self.seed, self.cursor, wanted)
+        taken, self.cursor = take(self.runs, config.chunk, self.seed, self.cursor, wanted)
         places = [place for chunk in taken for place in chunk]
         mine = self._share(places)
         sampling = Sampling(config.temperature, config.max_new_tokens, seed)

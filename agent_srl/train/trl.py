@@ -71,7 +71,7 @@ def train_with_trl(
     model.generation_config.eos_token_id = tokenizer.eos_token_id  # the only end that our engine knows
     scorer = _Scorer(learner, examples)
     wanted = train.max_steps * train.groups
-    chunks, _ = take(trajectories(examples), train.steps_per_trajectory, config.seed, 0, wanted)
+    chunks, _ = take(trajectories(examples), train.chunk, config.seed, 0, wanted)
     places = [place for chunk in chunks for place in chunk][:wanted]
     trainer = GRPOTrainer(
         model=model,

@@ -97,6 +97,19 @@ async def test_chunks_stay_whole_and_on_one_trunk():
         assert batch.trajectories == [int(g.example.instance_id[1:]) for g in batch.groups]
 
 
+async def test_all_steps_of_a_trajectory_are_as_many_as_a_batch_holds_and_none_is_lost():
+    made, trained, sampled = collector(lambda step: True, steps_per_trajectory=0), 0, 0
+    for step in range(12):
+        batch = await made.batch(step, step)
+        trained, sampled = trained + len(batch.groups), sampled + len(batch.sampled)
+        assert batch.counts["stale"] == 0
+    assert trained == 48 and sampled == trained + len(made.waiting)
+    whole = collector(lambda step: True, steps_per_trajectory=0, groups=6)
+    for step in range(8):
+        [trajectory] = set((await whole.batch(step, step)).trajectories)
+        assert trajectory in range(4) and not whole.waiting
+
+
 async def test_a_short_batch_is_trained_or_waits_without_growing_stale():
     made = collector(lambda step: step < 2, refill_rounds=0)
     trained = [len((await made.batch(step, step)).groups) for step in range(6)]

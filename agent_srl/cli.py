@@ -64,7 +64,7 @@ def train(
 
     Without --trajectories, `--task swe` makes tasks from real packages, records an expert on them in sandboxes and
     trains on that. Start the same command with the same --out after an interruption: it goes on. SIGTERM ends it after
-    the step in progress, saved.
+    the step in progress, saved; torchrun waits for that as long as its --shutdown-timeout says.
 
     On several GPUs: accelerate launch --num_processes 8 -m agent_srl train ... (or torchrun, also on CPUs).
 

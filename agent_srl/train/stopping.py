@@ -8,7 +8,8 @@ from typing import Any
 
 
 class Sigterm:
-    """Within the block, whether SIGTERM came. A second one ends the process at once.
+    """Within the block, whether SIGTERM came. A second one says nothing new: a launcher passes on what its sender may
+    have sent to every process. SIGINT, twice, still ends the process at once.
 
     A plain handler, not the event loop's: an update does not let the loop run for minutes.
     """
@@ -26,4 +27,3 @@ class Sigterm:
 
     def _note(self, _number: int, _frame: FrameType | None) -> None:
         self.came = True
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)

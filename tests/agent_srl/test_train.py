@@ -191,18 +191,28 @@ def test_sigterm_ends_a_run_after_its_step_which_is_saved(unbroken, expert, tiny
     same(out, unbroken)
 
 
-def test_a_second_sigterm_ends_at_once():
+def test_a_second_sigterm_waits_for_the_checkpoint_and_sigint_does_not(tmp_path):
+    """A launcher passes SIGTERM on to processes that its sender has sent it to as well."""
     code = (
-        "import time\nfrom agent_srl.train.stopping import Sigterm\nwith Sigterm() as s:\n"
+        "import sys, time\nfrom pathlib import Path\nfrom agent_srl.train.stopping import Sigterm\n"
+        "with Sigterm() as s:\n"
         "    print('ready', flush=True)\n    while not s.came: time.sleep(0.01)\n"
-        "    print('noted', flush=True)\n    time.sleep(60)"
+        "    print('noted', flush=True)\n    time.sleep(float(sys.argv[1]))\n    Path(sys.argv[2]).touch()"
     )
-    started = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    assert started.stdout is not None
-    for line in ("ready\n", "noted\n"):
-        assert started.stdout.readline() == line
-        started.terminate()
-    assert started.wait(10) == -signal.SIGTERM
+    for seconds, last in (("0.5", signal.SIGTERM), ("60", signal.SIGINT)):
+        saved = tmp_path / last.name
+        started = subprocess.Popen(
+            [sys.executable, "-c", code, seconds, str(saved)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        assert started.stdout is not None
+        for line, sent in (("ready\n", signal.SIGTERM), ("noted\n", last)):
+            assert started.stdout.readline() == line
+            started.send_signal(sent)
+        assert started.wait(10) == (0 if last == signal.SIGTERM else -signal.SIGINT)
+        assert saved.exists() == (last == signal.SIGTERM)
 
 
 def test_a_finished_run_is_used_again_and_takes_the_slower_comparisons(unbroken, expert, tiny_model):

@@ -14,10 +14,12 @@ _CHUNK = 16
 def perplexity(model: Any, examples: list[StepExample], row_tokens: int) -> float:
     """exp of the mean negative log-likelihood per token of all actions, each with its end token.
 
-    `row_tokens` bounds the unique tokens of one forward pass. Raises ValueError on no example.
+    `row_tokens` bounds the unique tokens of one forward pass. Raises TrainingError where memory runs out,
+    ValueError on no example.
     """
     import torch
 
+    from agent_srl.train.room import or_say
     from agent_srl.train.support import choose_attention
     from agent_srl.train.tree import Branch, branch_logprobs, pack
 
@@ -27,9 +29,15 @@ def perplexity(model: Any, examples: list[StepExample], row_tokens: int) -> floa
     with torch.no_grad():
         for place in range(0, len(examples), _CHUNK):
             part = examples[place : place + _CHUNK]
-            starts = {Branch(e.prompt_P, e.target_T, 0.0, 0.0): e.action_start for e in part}
-            for row in pack([Branch(e.prompt_P, e.target_T, 0.0, 0.0) for e in part], row_tokens, share=share):
-                logprobs, _ = branch_logprobs(model, row, 1.0)
+            branches = [Branch(e.prompt_P, e.target_T, 0.0, 0.0, name=e.example_id) for e in part]
+            starts = {branch: e.action_start for branch, e in zip(branches, part, strict=True)}
+            for row in pack(branches, row_tokens, share=share):
+                longest = max(row.branches, key=lambda branch: len(branch.prompt))
+                with or_say(
+                    f"scoring a row of {row.size()} tokens, its longest prompt is {longest.name}: "
+                    f"lower train.row_tokens (now {row_tokens}), or data.max_prompt_tokens to leave out longer steps"
+                ):
+                    logprobs, _ = branch_logprobs(model, row, 1.0)
                 for branch, own in zip(
                     row.branches, logprobs.split([len(b.tokens) for b in row.branches]), strict=True
                 ):

@@ -6,6 +6,8 @@ meanwhile.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,18 @@ def check_room(rows: list[TreeRow], per_token: float, device: torch.device) -> N
         f"{int(free / _MARGIN / per_token)} or less (a single longer step needs data.max_prompt_tokens below that), or "
         "train.gradient_checkpointing=true"
     )
+
+
+@contextlib.contextmanager
+def or_say(what: str) -> Iterator[None]:
+    """Raises TrainingError that says `what` where memory runs out inside."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        cpu = isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)
+        if not (cpu or isinstance(error, torch.OutOfMemoryError)):
+            raise
+        raise TrainingError(f"memory ran out; {what}") from error
 
 
 def free_bytes(device: torch.device) -> float:

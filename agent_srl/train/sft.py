@@ -19,8 +19,10 @@ from agent_srl.errors import Stopped, TrainingError
 from agent_srl.train.checkpoint import load_checkpoint, random_states, save_checkpoint, set_random_states
 from agent_srl.train.loss import cross_entropy_sum
 from agent_srl.train.optimizer import MasterAdamW
+from agent_srl.train.room import bytes_per_token, check_room, or_say
 from agent_srl.train.sampling import order
 from agent_srl.train.stopping import Sigterm
+from agent_srl.train.tree import Branch, pack
 from agent_srl.types import StepExample
 
 _BETAS = (0.9, 0.99)
@@ -43,9 +45,10 @@ def fine_tune(
     Returns the updates made. `folder` holds the checkpoints; `on_step` gets the step and the mean token loss.
 
     Raises:
-        TrainingError: the loss or the gradients are not finite.
+        TrainingError: memory runs out, or the loss or the gradients are not finite.
         Stopped: SIGTERM came; the step it came in is saved.
     """
+    _check_room(model, examples)
     optimizer = MasterAdamW(model, lr=config.lr, betas=_BETAS, weight_decay=0.0)
     saved = load_checkpoint(folder)
     if saved:
@@ -72,9 +75,13 @@ def _update(model: Any, optimizer: MasterAdamW, rows: list[StepExample], lr: flo
     count = sum(_learnt(row) for row in rows)
     total = 0.0
     for row in rows:
-        loss = _row_loss(model, row) / count
-        loss.backward()
-        optimizer.collect()
+        with or_say(
+            f"fine-tuning on {row.example_id}, of {len(row.prompt_P) + len(row.target_T)} tokens: lower "
+            "data.max_prompt_tokens to leave out longer steps, or set train.gradient_checkpointing=true"
+        ):
+            loss = _row_loss(model, row) / count
+            loss.backward()
+            optimizer.collect()
         total += float(loss.detach())
     norm = optimizer.clip(_MAX_GRAD_NORM)
     if not math.isfinite(total) or not math.isfinite(norm):
@@ -84,6 +91,13 @@ def _update(model: Any, optimizer: MasterAdamW, rows: list[StepExample], lr: flo
         )
     optimizer.step(lr)
     return total
+
+
+def _check_room(model: Any, examples: list[StepExample]) -> None:
+    """Whether the longest row fits, before the first one is trained on."""
+    longest = max(examples, key=lambda e: len(e.prompt_P) + len(e.target_T))
+    branch = Branch(longest.prompt_P, longest.target_T, 0.0, 0.0, name=longest.example_id)
+    check_room(pack([branch], 1), bytes_per_token(model, 1.0, None, share=False), model.device)
 
 
 def _row_loss(model: Any, row: StepExample) -> torch.Tensor:

@@ -24,7 +24,7 @@ from agent_srl.train.collect import Batch
 from agent_srl.train.loss import importance, is_clipped, policy_loss, token_weights
 from agent_srl.train.optimizer import MasterAdamW
 from agent_srl.train.processes import Processes
-from agent_srl.train.room import bytes_per_token, check_room
+from agent_srl.train.room import bytes_per_token, check_room, or_say
 from agent_srl.train.sampling import deal
 from agent_srl.train.support import choose_attention
 from agent_srl.train.tree import Branch, TreeRow, branch_logprobs, pack
@@ -148,19 +148,17 @@ def engine_logprobs(row: TreeRow) -> torch.Tensor:
 @contextlib.contextmanager
 def enough_memory(rows: list[TreeRow], config: TrainConfig) -> Iterator[None]:
     """Raises TrainingError that names the largest row where memory runs out inside."""
-    try:
+    if not rows:
         yield
-    except (RuntimeError, MemoryError) as error:
-        cpu = isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)
-        if not rows or not (cpu or isinstance(error, torch.OutOfMemoryError)):
-            raise
-        row = max(rows, key=lambda r: r.size())
-        longest = max(row.branches, key=lambda b: len(b.prompt))
-        raise TrainingError(
-            f"memory ran out; the largest row, of {longest.name}, has {row.size()} tokens, {len(longest.prompt)} of "
-            f"them the trunk: lower train.row_tokens (now {config.row_tokens}), or data.max_prompt_tokens to leave out "
-            "longer trunks, or set train.gradient_checkpointing=true"
-        ) from error
+        return
+    row = max(rows, key=lambda r: r.size())
+    longest = max(row.branches, key=lambda b: len(b.prompt))
+    with or_say(
+        f"the largest row, of {longest.name}, has {row.size()} tokens, {len(longest.prompt)} of them the trunk: lower "
+        f"train.row_tokens (now {config.row_tokens}), or data.max_prompt_tokens to leave out longer trunks, or set "
+        "train.gradient_checkpointing=true"
+    ):
+        yield
 
 
 @dataclass

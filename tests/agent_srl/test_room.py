@@ -6,10 +6,15 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from agent_srl.config import WarmupConfig
 from agent_srl.errors import TrainingError
+from agent_srl.evaluate.perplexity import perplexity
 from agent_srl.rollout.attention import ATTENTION, register_attention
 from agent_srl.train.room import bytes_per_token, check_room, free_bytes
+from agent_srl.train.sft import fine_tune
 from agent_srl.train.tree import Branch, branch_logprobs, pack
+from agent_srl.types import StepExample
+from env_server.schema import Action
 
 CPU = torch.device("cpu")
 
@@ -51,6 +56,42 @@ def test_recomputed_activations_cost_less_and_stay_recomputed():
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     assert bytes_per_token(model, 1.0, None, share=True) < whole / 2
     assert model.is_gradient_checkpointing
+
+
+def step(n: int) -> StepExample:
+    return StepExample(f"t#{n}", "r", "t", n, (1,) * n, Action(name="bash"), (2, 3), (-100,) * n, None)
+
+
+def hungry(module, args, kwargs):
+    if kwargs["input_ids"].shape[1] > 100:
+        torch.empty(10**15, dtype=torch.uint8)  # the CPU allocator's own error
+
+
+def test_memory_that_runs_out_in_the_warm_up_names_the_step_and_what_to_set(tmp_path):
+    model = build(1)
+    model.model.register_forward_pre_hook(hungry, with_kwargs=True)
+    with pytest.raises(TrainingError, match=r"memory ran out.*t#300, of 302 tokens.*data\.max_prompt_tokens"):
+        fine_tune(model, [step(5), step(300)], WarmupConfig(steps=1), seed=0, folder=tmp_path)
+
+
+def test_a_step_that_cannot_fit_is_refused_before_the_warm_up(tmp_path):
+    class Crowded(torch.nn.Module):
+        """Keeps a gigabyte per row for the backward pass, without touching it."""
+
+        def forward(self, x):
+            return x * torch.empty(2**28)[: x.shape[-1]].zero_()
+
+    model = build(1)
+    model.model.norm = torch.nn.Sequential(model.model.norm, Crowded())
+    with pytest.raises(TrainingError, match=r"t#30000 with 30000 tokens.*data\.max_prompt_tokens"):
+        fine_tune(model, [step(5), step(30000)], WarmupConfig(steps=1), seed=0, folder=tmp_path)
+
+
+def test_memory_that_runs_out_while_scoring_names_the_step_and_what_to_set():
+    model = build(1)
+    model.model.register_forward_pre_hook(hungry, with_kwargs=True)
+    with pytest.raises(TrainingError, match=r"memory ran out.*t#300: lower train\.row_tokens \(now 512\)"):
+        perplexity(model, [step(5), step(300)], 512)
 
 
 def test_a_row_larger_than_memory_is_named_with_what_to_set():

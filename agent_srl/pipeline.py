@@ -65,9 +65,10 @@ async def _stages(config: Config, out: Path, console: Console, held: contextlib.
     from agent_srl.train.processes import Processes
 
     if config.train.trainer == "trl":
-        from agent_srl.train.trl import check_trl
+        from agent_srl.train.trl import check_trl, what_trl_lacks
 
         check_trl(config)
+        console.say(what_trl_lacks(config.train))
     device = pick_device(config.model.device)
     processes = Processes.start(device)
     if not processes.main:
@@ -225,9 +226,8 @@ async def _srl(
 
 
 def _srl_in_trl(learner: Any, steps: Steps, config: Config, out: Path, console: Console) -> None:
-    from agent_srl.train.trl import LACKS, train_with_trl
+    from agent_srl.train.trl import train_with_trl
 
-    console.say(f"training in TRL's GRPOTrainer: {LACKS}")
     with console.live("SRL in TRL", config.train.max_steps) as show:
         train_with_trl(learner, steps.train, config, out / "srl", lambda r: show(r["step"], _line(r)))
     learner.save(out / "model")

@@ -24,11 +24,22 @@ from agent_srl.train.metrics import JsonLines, batch_metrics, sample_record
 from agent_srl.train.sampling import take, trajectories
 from agent_srl.types import Completion, Group, Sample, StepExample
 
-LACKS = (
+_LACKS = (
     "TRL has no refill or filter of groups without signal, no token trees, and its own checkpoints, not exact resume"
 )
 
 Record = dict[str, Any]
+
+
+_UNREAD = ("refill_rounds", "partial_batch", "max_staleness", "max_empty_batches", "importance_cap", "attention")
+"""Keys of `train` that only our loop reads. Shipped configs set some, so they are named, not refused."""
+
+
+def what_trl_lacks(train: TrainConfig) -> str:
+    """A line for the start of a run; it names the keys whose values, other than the defaults, have no effect."""
+    fields = TrainConfig.model_fields
+    names = ", ".join(f"train.{key}" for key in _UNREAD if getattr(train, key) != fields[key].default)
+    return f"training in TRL's GRPOTrainer: {_LACKS}" + (f"; without effect there: {names}" if names else "")
 
 
 def check_trl(config: Config) -> None:

@@ -19,7 +19,7 @@ from agent_srl.errors import ConfigError, TrainingError
 from agent_srl.pipeline import train
 from agent_srl.progress import Console
 from agent_srl.train.sampling import take, trajectories
-from agent_srl.train.trl import check_trl, prompt_text
+from agent_srl.train.trl import check_trl, prompt_text, what_trl_lacks
 
 SETTINGS = [
     "train.trainer=trl",
@@ -108,6 +108,12 @@ def test_a_prompt_whose_text_reads_back_as_other_tokens_is_named(tokenizer, traj
 def test_what_trl_cannot_do_is_refused_before_anything_is_read(file, tiny_model, setting):
     with pytest.raises(ConfigError, match=setting.split("=")[0].replace(".rank", "") + r".* needs train\.trainer=own"):
         check_trl(config_of(file, tiny_model, setting))
+
+
+def test_keys_that_trl_never_reads_are_named(file, tiny_model):
+    assert "without effect" not in what_trl_lacks(config_of(file, tiny_model, "train.refill_rounds=3").train)
+    said = what_trl_lacks(config_of(file, tiny_model, "train.attention=masked", "train.max_staleness=4").train)
+    assert said.endswith("without effect there: train.refill_rounds, train.max_staleness, train.attention")
 
 
 def test_several_processes_are_refused(file, tiny_model, monkeypatch):

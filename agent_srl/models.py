@@ -82,7 +82,7 @@ def load_model(name: str, dtype: torch.dtype, device: torch.device) -> Any:
 def _explained(name: str) -> Any:
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except Exception as error:  # safetensors and tokenizers have errors of their own for damaged files
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"cannot load the model {name}: {reason}") from error
 

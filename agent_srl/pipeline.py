@@ -22,7 +22,7 @@ from agent_srl.data.actions import ActionFormat, choose_format
 from agent_srl.data.prepare import Prepared, prepare
 from agent_srl.data.render import Renderer
 from agent_srl.data.steps import StepBuilder, split
-from agent_srl.errors import ConfigError, DataError
+from agent_srl.errors import ConfigError, DataError, ModelError
 from agent_srl.evaluate.comparison import Comparison
 from agent_srl.evaluate.episodes import evaluate, model_solver
 from agent_srl.evaluate.report import report
@@ -97,7 +97,15 @@ async def _stages(config: Config, out: Path, console: Console, held: contextlib.
 
     def policy(folder: str) -> Policy:
         release_memory()  # every stage loads its model here, when the one before is done
-        return Policy(load_model(folder, dtype, device), tokenizer, steps.builder, config)
+        try:
+            model = load_model(folder, dtype, device)
+        except ModelError as error:
+            if folder == config.model.path:
+                raise
+            raise ModelError(
+                f"{error}; delete {folder} and start the same command again, which makes it anew"
+            ) from error
+        return Policy(model, tokenizer, steps.builder, config)
 
     async def before() -> str:
         start = _warm_up(policy, steps, config, out, console)
@@ -122,6 +130,14 @@ async def _stages(config: Config, out: Path, console: Console, held: contextlib.
 def _saved_dtype(out: Path) -> Any:
     saved = saved_config(out) or {}
     return saved.get("model", {}).get("dtype")
+
+
+def _done(config: Config, out: Path) -> Path:
+    return out / "srl" / f"done-{config.train.max_steps}"
+
+
+def _trained(config: Config, out: Path) -> bool:
+    return _done(config, out).exists() and (out / "model").is_dir()
 
 
 def _steps(prepared: Prepared, renderer: Renderer, config: Config, console: Console) -> Steps:
@@ -181,7 +197,7 @@ async def _srl(
 ) -> None:
     from agent_srl.train.loop import SRLLoop
 
-    done = out / "srl" / f"done-{config.train.max_steps}"
+    done = _done(config, out)
     reached = max((int(file.name.removeprefix("done-")) for file in done.parent.glob("done-*")), default=0)
     if reached > config.train.max_steps:
         raise processes.once(
@@ -189,7 +205,7 @@ async def _srl(
                 f"{out} holds a model of {reached} steps: give train.max_steps={reached} or more, or another --out"
             )
         )
-    if done.exists():
+    if _trained(config, out):
         console.say(f"SRL is already trained for {config.train.max_steps} steps in {out}; using it")
         return
     with processes.agreed():

@@ -90,9 +90,14 @@ def load_policy(path: str, config: Config, trajectories: list[Trajectory] | None
     sidecar = Path(resolve_model(path)) / _SIDECAR
     data, fmt = config.data, choose_format(_known_format(config, trajectories), trajectories or [])
     if sidecar.is_file():
-        saved = yaml.safe_load(sidecar.read_text(encoding="utf-8"))
-        data = DataConfig.model_validate(saved["data"])
-        fmt = make_format(saved["action_format"], saved.get("tools") or DEFAULT_TOOLS)
+        try:
+            saved = yaml.safe_load(sidecar.read_text(encoding="utf-8"))
+            data = DataConfig.model_validate(saved["data"])
+            fmt = make_format(saved["action_format"], saved.get("tools") or DEFAULT_TOOLS)
+        except (yaml.YAMLError, ValueError, TypeError, KeyError) as error:
+            raise ModelError(
+                f"{sidecar} is broken: delete {path} and go on with its run, which makes it anew"
+            ) from error
         if (fmt.name == "text") != (config.task == "math"):
             raise ModelError(f"{path} was trained on another task than {config.task}: give --task {_task(fmt.name)}")
     builder = StepBuilder(Renderer(tokenizer), fmt, data)

@@ -17,7 +17,7 @@ from typing import Any
 
 from agent_srl.config import Config
 from agent_srl.config_file import dump_config, read_yaml
-from agent_srl.errors import ConfigError
+from agent_srl.errors import ConfigError, DataError
 
 _PACKAGES = (
     "agent-srl",
@@ -114,6 +114,15 @@ def write_text(path: Path, text: str) -> None:
     aside = path.with_name(path.name + ".tmp")
     aside.write_text(text, encoding="utf-8")
     aside.replace(path)
+
+
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[None]:
+    """Raises DataError that names `path` where what is read from it inside is not what `write_text` wrote."""
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DataError(f"{path} is broken: delete it and start the same command again, which makes it anew") from error
 
 
 def _same(out: Path, before: dict[str, Any], now: dict[str, Any]) -> None:

@@ -9,13 +9,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import TypeAdapter
+
 from agent_srl.config import Config
 from agent_srl.evaluate.baselines import baseline_actions
 from agent_srl.evaluate.perplexity import perplexity
 from agent_srl.evaluate.steps import (
     Evaluation,
     Row,
-    Scores,
     baseline_row,
     difference_row,
     policy_row,
@@ -23,7 +24,8 @@ from agent_srl.evaluate.steps import (
     score_policy,
 )
 from agent_srl.progress import Console
-from agent_srl.run_folder import model_version, write_text
+from agent_srl.run_folder import model_version, whole, write_text
+from agent_srl.train.metrics import read_lines
 from agent_srl.types import StepExample
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 LoadPolicy = Callable[[str], "Policy"]
 _SEED = 7
+_EVALUATION = TypeAdapter(Evaluation)
 
 
 class Comparison:
@@ -123,15 +126,15 @@ class Comparison:
 
 
 def _cpu_seconds(metrics: Path) -> float:
-    return sum(float(json.loads(line)["cpu_s"]) for line in metrics.read_text(encoding="utf-8").splitlines())
+    return sum(float(record["cpu_s"]) for _, record in read_lines(metrics))
 
 
 def _kept(cache: Path, asked: dict[str, Any]) -> Evaluation | None:
     """What an earlier call found, if it was asked the same."""
     if not cache.exists():
         return None
-    saved = json.loads(cache.read_text(encoding="utf-8"))
-    if any(saved.get(key) != value for key, value in asked.items()):
-        return None
-    sampled, greedy = saved["found"]["sampled"], saved["found"]["greedy"]
-    return Evaluation(Scores(**sampled), Scores(**greedy) if greedy else None, saved["found"]["perplexity"])
+    with whole(cache):
+        saved = json.loads(cache.read_text(encoding="utf-8"))
+        if any(saved.get(key) != value for key, value in asked.items()):
+            return None
+        return _EVALUATION.validate_python(saved["found"])

@@ -18,7 +18,7 @@ from agent_srl.evaluate.report import resolve_summary
 from agent_srl.policy import Policy
 from agent_srl.progress import Console
 from agent_srl.rollout.episodes import Episode, run_episode
-from agent_srl.run_folder import model_version, write_text
+from agent_srl.run_folder import model_version, whole, write_text
 from env_server.client import Environment
 from env_server.schema import Task, Trajectory, Verdict
 
@@ -94,11 +94,12 @@ async def evaluate(
 def _finished(path: Path, asked: dict[str, str]) -> Episode | None:
     if not path.exists():
         return None
-    saved = json.loads(path.read_text(encoding="utf-8"))
-    if any(saved.get(key) != value for key, value in asked.items()):
-        return None
-    verdict = Verdict.model_validate(saved["verdict"])
-    return None if verdict.reward is None else Episode(Trajectory.model_validate(saved["trajectory"]), verdict)
+    with whole(path):
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        if any(saved.get(key) != value for key, value in asked.items()):
+            return None
+        verdict = Verdict.model_validate(saved["verdict"])
+        return None if verdict.reward is None else Episode(Trajectory.model_validate(saved["trajectory"]), verdict)
 
 
 def _write(episodes: list[Episode], out: Path, name: str) -> None:

@@ -10,7 +10,6 @@ import os
 import random
 import shutil
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -41,7 +40,7 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(folder: Path) -> dict[str, Any] | None:
-    """The newest checkpoint, or None. Leftovers of a killed write are removed."""
+    """The newest checkpoint, or None. Leftovers of a killed write are removed. Raises TrainingError if it is broken."""
     for leftover in folder.glob("*.tmp"):
         leftover.unlink(missing_ok=True)  # another process may be as far
     found = sorted(folder.glob("step-*.pt"))
@@ -49,8 +48,13 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         state: dict[str, Any] = torch.load(found[-1], map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, UnpicklingError) as error:
-        raise TrainingError(f"{found[-1]} is no whole checkpoint: start anew in another --out") from error
+    except OSError:
+        raise
+    except Exception as error:  # a damaged pickle raises whatever its bytes happen to mean
+        raise TrainingError(
+            f"{found[-1]} is no whole checkpoint: delete it and start the same command again, which trains anew, or "
+            "start in another --out"
+        ) from error
     return state
 
 

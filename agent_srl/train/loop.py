@@ -68,7 +68,8 @@ class SRLLoop:
         with self.processes.agreed():
             await self.sampler.engine.update_weights(self.model)
         with Sigterm() as sigterm:
-            files = self._files()
+            with self.processes.agreed():
+                files = self._files()
             while self.step < self.config.max_steps:
                 record, groups = await self._one_step()
                 self.step += 1
@@ -155,7 +156,8 @@ class SRLLoop:
 
     def _resume(self) -> None:
         rank = self.processes.rank
-        saved = load_checkpoint(self.folder / "checkpoints")
+        with self.processes.agreed():
+            saved = load_checkpoint(self.folder / "checkpoints")
         found = self.processes.gather(saved["step"] if saved else 0)
         if len(set(found)) > 1:
             raise self.processes.once(

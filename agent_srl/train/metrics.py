@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from agent_srl.errors import DataError
 from agent_srl.rewards.similarity import bare_call
 from agent_srl.train.advantages import has_signal
 from agent_srl.types import Group, Sample
@@ -75,14 +77,33 @@ def _sample(sample: Sample) -> dict[str, Any]:
     }
 
 
+def read_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Lines of a file of `JsonLines`, and their records. A last one without its end, which a kill leaves, is left out.
+
+    Raises:
+        DataError: a line is no record.
+    """
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+            int(record["step"])
+        except (ValueError, TypeError, KeyError) as error:
+            raise DataError(
+                f"{path}:{number} is no record: delete this line and start the same command again, which goes on "
+                "without it"
+            ) from error
+        yield line.decode(), record
+
+
 class JsonLines:
     """An append-only file of records with a `step`; on resume, records after the checkpoint are dropped."""
 
     def __init__(self, path: Path, *, keep_until_step: int) -> None:
+        """Raises DataError where the file is broken."""
         self._path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
-        kept = [line + "\n" for line in lines if json.loads(line)["step"] <= keep_until_step]
+        kept = [line + "\n" for line, record in read_lines(path) if record["step"] <= keep_until_step]
         aside = path.with_suffix(".tmp")
         aside.write_text("".join(kept), encoding="utf-8")
         aside.replace(path)

@@ -12,10 +12,13 @@ import os
 import time
 from collections.abc import Callable
 from importlib.util import find_spec
+from json import JSONDecodeError
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from agent_srl.config import Config, TrainConfig
 from agent_srl.errors import ConfigError, TrainingError
@@ -29,6 +32,8 @@ _LACKS = (
 )
 
 Record = dict[str, Any]
+_DAMAGED = (EOFError, UnpicklingError, SafetensorError, JSONDecodeError)
+"""What readers of a checkpoint's files raise, beside torch's RuntimeError for a zip file that is cut off."""
 
 
 _UNREAD = ("refill_rounds", "partial_batch", "max_staleness", "max_empty_batches", "importance_cap", "attention")
@@ -96,6 +101,12 @@ def train_with_trl(
     trainer.remove_callback(PrinterCallback)
     try:
         trainer.train(resume_from_checkpoint=newest)
+    except Exception as error:
+        if newest and (isinstance(error, _DAMAGED) or "PytorchStreamReader" in str(error)):
+            raise TrainingError(
+                f"{newest} is no whole checkpoint ({error}): delete it and start the same command again"
+            ) from error
+        raise
     finally:
         model.generation_config.eos_token_id = ends
     model.to(dtype)

@@ -8,9 +8,12 @@ import shutil
 import pytest
 import torch
 
-from agent_srl.errors import TrainingError
-from agent_srl.models import load_model
+from agent_srl.config import Config
+from agent_srl.errors import DataError, ModelError, TrainingError
+from agent_srl.models import load_model, load_tokenizer
+from agent_srl.policy import load_policy
 from agent_srl.train.checkpoint import load_checkpoint, random_states, save_checkpoint, save_model, set_random_states
+from agent_srl.train.metrics import JsonLines
 
 
 def draw() -> tuple[float, list[float]]:
@@ -43,6 +46,37 @@ def test_a_checkpoint_that_is_not_whole_is_named(tmp_path):
         file.write_bytes(broken)
         with pytest.raises(TrainingError, match=r"step-000003\.pt is no whole checkpoint"):
             load_checkpoint(tmp_path)
+
+
+def test_a_line_cut_off_by_a_kill_is_dropped_and_a_broken_one_is_named(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    JsonLines(file, keep_until_step=0).write({"step": 1}, {"step": 2})
+    whole = file.read_bytes()
+    file.write_bytes(whole + b'{"step": 3, "rew')
+    JsonLines(file, keep_until_step=9)
+    assert file.read_bytes() == whole
+    for broken in (b'{"step": 3,\n', b"\xff\x00\n", b"{}\n", b"[1]\n"):
+        file.write_bytes(whole + broken + b'{"step": 4}\n')
+        with pytest.raises(DataError, match=r"metrics\.jsonl:3 is no record: delete this line"):
+            JsonLines(file, keep_until_step=9)
+        assert file.read_bytes().startswith(whole + broken)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_a_damaged_file_of_a_model_is_one_error(tiny_model, tmp_path, name):
+    damaged = shutil.copytree(tiny_model, tmp_path / "damaged")
+    (damaged / name).write_bytes((damaged / name).read_bytes()[:200])
+    with pytest.raises(ModelError, match=f"cannot load the model {damaged}"):
+        load_tokenizer(str(damaged))
+        load_model(str(damaged), torch.float32, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("text", ["data: [", "", "data: {magic: 1}", "data: {}\naction_format: magic"])
+def test_a_damaged_description_of_the_prompts_of_a_model_is_named(tiny_model, tmp_path, text):
+    damaged = shutil.copytree(tiny_model, tmp_path / "damaged")
+    (damaged / "agent_srl.yaml").write_text(text)
+    with pytest.raises(ModelError, match=r"agent_srl\.yaml is broken"):
+        load_policy(str(damaged), Config())
 
 
 def test_a_model_published_with_odd_sampling_values_can_be_saved(tiny_model, tokenizer, tmp_path):

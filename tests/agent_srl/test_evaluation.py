@@ -3,8 +3,10 @@ claimed for another file, a perplexity of the wrong tokens."""
 
 from __future__ import annotations
 
+import json
 import math
 import random
+from dataclasses import asdict
 
 import pytest
 
@@ -14,7 +16,7 @@ from agent_srl.evaluate.baselines import baseline_actions, best_constant
 from agent_srl.evaluate.perplexity import perplexity
 from agent_srl.evaluate.report import resolve_summary
 from agent_srl.evaluate.stats import bootstrap, paired, wilson
-from agent_srl.evaluate.steps import score_actions, set_aside
+from agent_srl.evaluate.steps import Evaluation, score_actions, set_aside
 from agent_srl.rewards.similarity import bare_call, ratio
 from agent_srl.types import StepExample
 from env_server.schema import Action, Verdict
@@ -159,6 +161,51 @@ def test_masked_verdicts_are_counted_apart_and_never_as_failures():
     summary = resolve_summary([*done, masked])
     assert summary is not None and (summary["tasks"], summary["masked"], summary["resolved"]["mean"]) == (2, 1, 0.5)
     assert resolve_summary([masked])["tasks"] == 0  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    "text", [b'{"model": "m", "found": {"sam', b"", b"[]", b"\xff", b'{"model": "m", "found": {"sampled": {}}}']
+)
+def test_a_broken_file_of_an_evaluation_is_named(text, tmp_path):
+    from agent_srl.evaluate.comparison import _kept
+
+    file = tmp_path / "SRL.json"
+    file.write_bytes(text)
+    with pytest.raises(DataError, match=r"SRL\.json is broken: delete it"):
+        _kept(file, {"model": "m"})
+    if text.startswith(b'{"model": "m", "found": {"sampled"'):
+        assert _kept(file, {"model": "another"}) is None
+
+
+def test_a_kept_evaluation_is_read_back_as_it_was(tmp_path):
+    from agent_srl.evaluate.comparison import _kept
+
+    scores = score_actions([bash("ls"), None], [example(0, "ls"), example(1, "pwd")], "ratio")
+    for found in (Evaluation(scores), Evaluation(scores, scores, 1.5)):
+        (tmp_path / "a.json").write_text(json.dumps({"model": "m", "found": asdict(found)}))
+        assert _kept(tmp_path / "a.json", {"model": "m"}) == found
+
+
+async def test_a_broken_file_of_an_episode_is_named(tmp_path):
+    from agent_srl.evaluate.episodes import Solver, evaluate
+    from agent_srl.progress import Console
+    from agent_srl.rollout.episodes import Episode
+    from env_server.schema import Task, Trajectory
+
+    async def solve(task: Task) -> Episode:
+        trajectory = Trajectory(instance_id="a", repo="r", problem_statement="p", steps=[], source="t", patch="")
+        return Episode(trajectory, Verdict(instance_id="a", resolved=True, reward=1.0))
+
+    def again():
+        task = Task(instance_id="a", problem_statement="p")
+        return evaluate([task], Solver(solve, "me"), tmp_path, "me", 1, Console(silent=True))
+
+    first, file = await again(), tmp_path / "instances" / "a.json"
+    whole = file.read_bytes()
+    assert await again() == first and file.read_bytes() == whole
+    file.write_bytes(whole[:-9])
+    with pytest.raises(DataError, match=r"a\.json is broken: delete it"):
+        await again()
 
 
 async def test_a_session_that_does_not_close_leaves_the_episode_standing(caplog):

@@ -233,6 +233,19 @@ def test_a_longer_run_is_not_taken_for_a_shorter_one(unbroken, expert, tiny_mode
     assert done.returncode == 2 and "holds a model of 6 steps" in done.stderr
 
 
+def test_a_model_cut_off_is_named_and_made_anew_once_it_is_deleted(unbroken, expert, tiny_model, tmp_path):
+    out = shutil.copytree(unbroken, tmp_path / "run")
+    file, full = out / "model" / "model.safetensors", command(expert, tiny_model, out, "train.max_steps=6")
+    file.write_bytes(file.read_bytes()[:-1000])
+    done = subprocess.run(full, capture_output=True, text=True, timeout=580)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert f"delete {out / 'model'} and start" in done.stderr
+    shutil.rmtree(out / "model")
+    done = subprocess.run(full, capture_output=True, text=True, timeout=580)
+    assert done.returncode == 0, done.stderr
+    same(out, unbroken)
+
+
 CHOICE = ("train.max_steps=5", "train.eval_every=2", "train.eval_steps=6", "data.heldout_fraction=0.5")
 
 

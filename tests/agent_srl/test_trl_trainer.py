@@ -116,6 +116,16 @@ def test_keys_that_trl_never_reads_are_named(file, tiny_model):
     assert said.endswith("without effect there: train.refill_rounds, train.max_staleness, train.attention")
 
 
+def test_a_checkpoint_of_trls_that_is_cut_off_is_named(file, tiny_model, tmp_path):
+    out = tmp_path / "run"
+    asyncio.run(train(config_of(file, tiny_model, "train.max_steps=1"), out, Console()))
+    checkpoint = out / "srl" / "trl" / "checkpoint-1"
+    for name in ("optimizer.pt", "model.safetensors"):
+        (checkpoint / name).write_bytes((checkpoint / name).read_bytes()[:500])
+        with pytest.raises(TrainingError, match=r"checkpoint-1 is no whole checkpoint.*delete it"):
+            asyncio.run(train(config_of(file, tiny_model, "train.max_steps=2"), out, Console()))
+
+
 def test_several_processes_are_refused(file, tiny_model, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="accelerate launch"):

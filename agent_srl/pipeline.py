@@ -61,6 +61,7 @@ async def _stages(config: Config, out: Path, console: Console, held: contextlib.
     """`held` keeps the folder from other runs."""
     from agent_srl.models import load_model, load_tokenizer
     from agent_srl.policy import Policy, faster_dtype, pick_device, pick_dtype
+    from agent_srl.self_check import self_check
     from agent_srl.train.loop import threads_and_seed
     from agent_srl.train.processes import Processes
 
@@ -85,15 +86,19 @@ async def _stages(config: Config, out: Path, console: Console, held: contextlib.
         return await prepare(config, console), config.data
 
     config.model, out = await processes.first(begin)
-    with processes.agreed():
-        tokenizer = load_tokenizer(config.model.path)  # before the data: a model that cannot be had is said at once
+    dtype = pick_dtype(config.model.dtype, device)
+    with processes.agreed():  # before the data: a model that cannot be had, or used, is said at once
+        tokenizer = load_tokenizer(config.model.path)
+        if not _trained(config, out):
+            model = load_model(config.model.path, dtype, device)
+            await self_check(model, {tokenizer.eos_token_id}, config, console)
+            del model
     renderer = Renderer(tokenizer)
     if renderer.note:
         console.say(renderer.note)
     prepared, config.data = await processes.first(data)
     with processes.agreed():
         steps = _steps(prepared, renderer, config, console)
-    dtype = pick_dtype(config.model.dtype, device)
 
     def policy(folder: str) -> Policy:
         release_memory()  # every stage loads its model here, when the one before is done
@@ -127,17 +132,17 @@ async def _stages(config: Config, out: Path, console: Console, held: contextlib.
     report(comparison, verdicts, out, console)
 
 
-def _saved_dtype(out: Path) -> Any:
-    saved = saved_config(out) or {}
-    return saved.get("model", {}).get("dtype")
-
-
 def _done(config: Config, out: Path) -> Path:
     return out / "srl" / f"done-{config.train.max_steps}"
 
 
 def _trained(config: Config, out: Path) -> bool:
     return _done(config, out).exists() and (out / "model").is_dir()
+
+
+def _saved_dtype(out: Path) -> Any:
+    saved = saved_config(out) or {}
+    return saved.get("model", {}).get("dtype")
 
 
 def _steps(prepared: Prepared, renderer: Renderer, config: Config, console: Console) -> Steps:
@@ -216,7 +221,6 @@ async def _srl(
         return
     with processes.agreed():
         learner.prepare_training()
-        _prove(learner, config, console)
     best = _best_model(learner, steps, config, out) if config.train.eval_every else None
     with console.live("SRL", config.train.max_steps) as show:
         loop = SRLLoop(
@@ -247,21 +251,6 @@ def _srl_in_trl(learner: Any, steps: Steps, config: Config, out: Path, console: 
     with console.live("SRL in TRL", config.train.max_steps) as show:
         train_with_trl(learner, steps.train, config, out / "srl", lambda r: show(r["step"], _line(r)))
     learner.save(out / "model")
-
-
-def _prove(learner: Any, config: Config, console: Console) -> None:
-    """The self-check of the token tree on this model, or why there is none."""
-    from agent_srl.train.support import choose_attention, prove_tree, why_dense
-
-    share, kernel = choose_attention(config.train.attention, learner.model)
-    if share:
-        prove_tree(learner.model, config.train.temperature, kernel)
-        console.say(
-            "self-check passed: on a small token tree, log-probabilities and gradients equal one row per sample"
-        )
-    else:
-        why = why_dense(learner.model.config) or "train.attention=dense"
-        console.say(f"one row per sample, no token tree: {why}")
 
 
 def _best_model(learner: Any, steps: Steps, config: Config, out: Path) -> BestModel:

@@ -39,10 +39,7 @@ class Policy:
 
     def prepare_training(self) -> None:
         """Adapters and recomputation as configured. Raises ModelError."""
-        if self.config.model.lora.rank:
-            add_adapters(self.model, self.config.model.lora, self.config.seed)
-        if self.config.train.gradient_checkpointing:
-            self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        prepare_training(self.model, self.config)
 
     def sampling(self, temperature: float, seed: int) -> Sampling:
         return Sampling(temperature, self.config.train.max_new_tokens, seed)
@@ -57,6 +54,14 @@ class Policy:
             "tools": list(self.builder.fmt.tools),
         }
         save_model(self.model, self.tokenizer, folder, {_SIDECAR: yaml.safe_dump(sidecar, sort_keys=False)})
+
+
+def prepare_training(model: Any, config: Config) -> None:
+    """Adapters and recomputation as configured. Raises ModelError."""
+    if config.model.lora.rank:
+        add_adapters(model, config.model.lora, config.seed)
+    if config.train.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
 def make_engine(model: Any, end_tokens: set[int], config: Config) -> Engine:

@@ -57,8 +57,14 @@ def expert(tmp_path_factory) -> Path:
     return file
 
 
-def train(processes, expert, model, out, fault="", **more) -> subprocess.CompletedProcess[str]:
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
+TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc_per_node=2")
+# --multi_gpu is accelerate's word for several processes: without it and without GPUs it starts one.
+ACCELERATE = ("accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1")
+ACCELERATE += ("--main_process_port=0", "--mixed_precision=no", "--dynamo_backend=no")
+
+
+def train(processes, expert, model, out, fault="", by=TORCHRUN, **more) -> subprocess.CompletedProcess[str]:
+    launcher = ["-m", *by] if processes > 1 else []
     sets = [part for k, v in (SETTINGS | more).items() for part in ("--set", f"{k}={v}")]
     flags = ["train", "--trajectories", str(expert), "--model", str(model), "--out", str(out), *sets]
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
@@ -107,6 +113,18 @@ def test_two_processes_reach_the_metrics_and_weights_of_one(alone, together):
     before, after = (load_file(out / "model" / "model.safetensors") for out in (alone, together))
     for name, weight in before.items():
         torch.testing.assert_close(after[name], weight, rtol=1e-4, atol=1e-5)
+
+
+def test_accelerate_launch_starts_the_same_run(alone, expert, tiny_model, tmp_path):
+    pytest.importorskip("accelerate", reason="accelerate is not installed")
+    done = train(2, expert, tiny_model, tmp_path, by=ACCELERATE, **{"train.max_steps": 1, "model.device": "cpu"})
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("run folder:") == 1 and done.stderr.count("SRL 1/") == 1
+    checkpoint = torch.load(tmp_path / "srl" / "checkpoints" / "step-000001.pt", weights_only=True)
+    assert len(checkpoint["random"]) == 2, "one state of the generators for each process"
+    name, [one] = ("srl", "samples.jsonl"), metrics(tmp_path)
+    expected = alone.joinpath(*name).read_text().splitlines()[: one["sampled_groups"]]
+    assert tmp_path.joinpath(*name).read_text().splitlines() == expected
 
 
 @pytest.mark.parametrize(("fault", "line"), [("memory:1:2", "memory ran out"), ("kill:1:2", "lost the others")])

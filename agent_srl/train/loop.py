@@ -170,13 +170,14 @@ class SRLLoop:
             random.seed(self.seed + rank)
         if saved is None:
             return
-        self.updater.optimizer.load_state_dict(saved["optimizer"])
-        self.step, self.updates, self.empty = saved["step"], saved["updates"], saved["empty"]
-        self.collector.load_state(saved["data"])
-        if rank < len(saved["random"]):
-            set_random_states(saved["random"][rank])
-        if self.best and self.processes.main:
-            self.best.resume(saved["best"])
+        with self.processes.agreed():
+            self.updater.optimizer.load_state_dict(saved["optimizer"])
+            self.step, self.updates, self.empty = saved["step"], saved["updates"], saved["empty"]
+            self.collector.load_state(saved["data"])
+            if rank < len(saved["random"]):
+                set_random_states(saved["random"][rank])
+            if self.best and self.processes.main:
+                self.best.resume(saved["best"])
 
 
 def threads_and_seed(threads: int, seed: int) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -125,6 +126,16 @@ def test_accelerate_launch_starts_the_same_run(alone, expert, tiny_model, tmp_pa
     name, [one] = ("srl", "samples.jsonl"), metrics(tmp_path)
     expected = alone.joinpath(*name).read_text().splitlines()[: one["sampled_groups"]]
     assert tmp_path.joinpath(*name).read_text().splitlines() == expected
+
+
+@pytest.mark.parametrize("file", ["checkpoints/step-000005.pt", "metrics.jsonl"])
+def test_a_broken_file_is_named_once_by_two_processes(file, together, expert, tiny_model, tmp_path):
+    out = shutil.copytree(together, tmp_path / "run")
+    broken = out / "srl" / file
+    broken.write_bytes(broken.read_bytes()[:100] + b"\n\n")
+    done = train(2, expert, tiny_model, out, **{"train.max_steps": 6})
+    said = [text for text in done.stderr.splitlines() if text.startswith("agent-srl:")]
+    assert done.returncode and len(said) == 1 and broken.name in said[0], done.stderr
 
 
 @pytest.mark.parametrize(("fault", "line"), [("memory:1:2", "memory ran out"), ("kill:1:2", "lost the others")])

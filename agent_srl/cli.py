@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from agent_srl import __version__
+from agent_srl.config_cli import app as config_app
 from agent_srl.data.cli import app as trajectories_app
 from agent_srl.doctor import doctor
 from agent_srl.errors import AgentSRLError, ConfigError, PeerFailed, Stopped
@@ -32,11 +33,17 @@ app = typer.Typer(
 app.add_typer(tasks_app, name="tasks")
 app.add_typer(trajectories_app, name="trajectories")
 app.add_typer(rewards_app, name="rewards")
+app.add_typer(config_app, name="config")
 app.command()(serve)
 app.command()(doctor)
 
 Task = Annotated[str, typer.Option(help="swe or math.")]
-Set = Annotated[list[str], typer.Option("--set", help="Override a config value: section.key=value. Repeatable.")]
+Set = Annotated[
+    list[str],
+    typer.Option(
+        "--set", help="Override a config value: section.key=value. Repeatable. `agent-srl config` prints all keys."
+    ),
+]
 
 
 @app.command()
@@ -45,7 +52,8 @@ def train(
     config: Annotated[
         str,
         typer.Option(
-            help="A YAML file or a shipped config. Default: TASK/quickstart, or swe/trajectories with --trajectories."
+            help="A YAML file or a shipped config (`agent-srl config list`). Default: TASK/quickstart, or "
+            "swe/trajectories with --trajectories."
         ),
     ] = "",
     trajectories: Annotated[
@@ -114,7 +122,7 @@ def eval_(
     out: Annotated[
         Path | None, typer.Option(help="Folder for predictions and verdicts; goes on if it holds some.")
     ] = None,
-    config: Annotated[str, typer.Option(help="A YAML file or a shipped config.")] = "",
+    config: Annotated[str, typer.Option(help="A YAML file or a shipped config (`agent-srl config list`).")] = "",
     samples: Annotated[int, typer.Option(help="Math: samples for avg@k at temperature 1.", min=1)] = 4,
     limit: Annotated[int, typer.Option(help="Only the first tasks or trajectories; 0 takes all.", min=0)] = 0,
     sandbox: Annotated[str, typer.Option(help="auto, bubblewrap or docker.")] = "auto",

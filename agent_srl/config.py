@@ -15,7 +15,7 @@ from agent_srl.rewards.kinds import REWARDS
 class Strict(BaseModel):
     """Refuses unknown keys and numbers that are none."""
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class LoraConfig(Strict):

@@ -6,6 +6,7 @@ A YAML file (`--config FILE`, or a name shipped with the package such as `swe/qu
 from __future__ import annotations
 
 from importlib.resources import files
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,12 @@ def shipped_configs() -> list[str]:
     """Names of the configs inside the package, such as `swe/quickstart`."""
     root = _config_root()
     return sorted(str(p.relative_to(root).with_suffix("")) for p in root.rglob("*.yaml"))
+
+
+def about_config(name: str) -> str:
+    """What a shipped config says of itself: hardware, command, time, and what it is."""
+    lines = _find(name).read_text(encoding="utf-8").splitlines()
+    return "\n".join(line.removeprefix("#").strip() for line in takewhile(lambda line: line.startswith("#"), lines))
 
 
 def load_config(source: str, overrides: list[str], given: dict[str, Any] | None = None) -> Config:

@@ -6,11 +6,12 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 
 from agent_srl.config import Config
 from agent_srl.config_file import dump_config, load_config, shipped_configs
 from agent_srl.errors import ConfigError
-from agent_srl.run_folder import locked, open_run
+from agent_srl.run_folder import _flat, locked, open_run
 
 
 @pytest.mark.parametrize("name", shipped_configs())
@@ -71,6 +72,27 @@ def test_files_that_are_no_config_are_named(tmp_path):
     broken.write_text("- 1")
     with pytest.raises(ConfigError, match="keys and values"):
         load_config(str(broken), [])
+
+
+def agent_srl(*args: str) -> str:
+    done = subprocess.run([sys.executable, "-m", "agent_srl", *args], capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def test_every_key_is_printed_with_its_default_and_meaning_as_a_config(tmp_path):
+    printed = agent_srl("config")
+    (tmp_path / "all.yaml").write_text(printed)
+    assert load_config(str(tmp_path / "all.yaml"), []) == Config()
+    assert "  # Groups (step examples) trained on per update.\n  groups: 6\n" in printed
+    assert "# One of: auto, cpu, cuda.\n  device: auto\n" in printed
+    assert set(_flat(Config().model_dump())) == set(_flat(yaml.safe_load(printed)))
+    assert "agent-srl config" in agent_srl("train", "--help")
+
+
+def test_shipped_configs_are_listed_with_what_they_need():
+    printed = agent_srl("config", "list").split("\n\n")
+    assert [part.splitlines()[0] for part in printed if part.strip()] == shipped_configs()
+    assert all("  Hardware: " in part and "  Command: " in part for part in printed if part.strip())
 
 
 def test_a_run_goes_on_only_with_the_same_settings(tmp_path):

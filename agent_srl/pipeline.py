@@ -232,6 +232,7 @@ async def _srl(
             folder=out / "srl",
             best=best,
             on_step=lambda r: show(r["step"], _line(r)),
+            on_progress=lambda step, note: show(step, note, passing=True),
             processes=processes,
         )
         await loop.run()

@@ -44,15 +44,17 @@ class Console:
         self.say(f"{title}: done")
 
     @contextlib.contextmanager
-    def live(self, title: str, total: int) -> Iterator[Callable[[int, str], None]]:
+    def live(self, title: str, total: int) -> Iterator[Callable[..., None]]:
         """A bar with a live line; the yielded function takes the step and the text. Without a terminal each step is
-        a line."""
+        a line, unless it is said to be `passing`."""
         with self._bar() as bar:
-            task = bar.add_task(title, total=total, note="")
+            task, before = bar.add_task(title, total=total, note=""), ""
 
-            def show(step: int, note: str) -> None:
-                bar.update(task, completed=step, note=note)
-                if not self.rich.is_terminal:
+            def show(step: int, note: str, *, passing: bool = False) -> None:
+                nonlocal before
+                bar.update(task, completed=step, note=f"{before}  {note}" if passing else note)
+                before = before if passing else note
+                if not self.rich.is_terminal and not passing:
                     self.say(f"{title} {step}/{total}  {note}")
 
             yield show

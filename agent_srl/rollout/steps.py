@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from agent_srl.data.actions import ActionFormat
 from agent_srl.data.render import Renderer
@@ -31,6 +31,8 @@ class StepSampler:
     ) -> None:
         self.engine, self.renderer, self.fmt = engine, renderer, fmt
         self.min_thought_words, self.reward = min_thought_words, reward
+        self.on_group: Callable[[], None] | None = None
+        """Called when a group is sampled and scored."""
         self._failures = 0
 
     async def groups(
@@ -64,7 +66,10 @@ class StepSampler:
             nothing = Sample(Completion((), (), False), "", "", None, None)
             return Group(example, (nothing,) * n)
         self._failures = 0
-        return Group(example, await asyncio.to_thread(self._scored, completions, example))
+        group = Group(example, await asyncio.to_thread(self._scored, completions, example))
+        if self.on_group:
+            self.on_group()
+        return group
 
     def _scored(self, completions: list[Completion], example: StepExample) -> tuple[Sample, ...]:
         """In a thread of its own: a long pair takes tens of milliseconds, in which other groups generate."""

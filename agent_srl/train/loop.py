@@ -45,9 +45,11 @@ class SRLLoop:
         folder: Path,
         best: BestModel | None = None,
         on_step: Callable[[Record], None] | None = None,
+        on_progress: Callable[[int, str], None] | None = None,
         processes: Processes | None = None,
     ) -> None:
-        """`best` chooses among the models of the run; without it the last one is all there is."""
+        """`best` chooses among the models of the run; without it the last one is all there is. `on_progress` gets the
+        steps that are done, and what was done of the next one."""
         if not examples:
             raise TrainingError("no step example to train on: see the dropped steps above and raise the data limits")
         self.model, self.sampler, self.config, self.seed = model, sampler, config, seed
@@ -55,7 +57,9 @@ class SRLLoop:
         self.processes = processes or Processes()
         self.collector = Collector(sampler, examples, config, seed, self.processes)
         self.updater = Updater(model, config, self.processes, folder / "checkpoints")
-        self.step = self.updates = self.empty = 0
+        self.step = self.updates = self.empty = self.sampled = 0
+        if on_progress:
+            self._tell(on_progress)
 
     async def run(self) -> None:
         """Train up to `config.max_steps`, from the newest checkpoint if there is one.
@@ -84,8 +88,16 @@ class SRLLoop:
                 if stop:
                     raise Stopped(f"stopped by SIGTERM after step {self.step} of {self.config.max_steps}; it is saved")
 
+    def _tell(self, on_progress: Callable[[int, str], None]) -> None:
+        def sampled() -> None:
+            self.sampled += 1
+            on_progress(self.step, f"{self.sampled} groups sampled")
+
+        self.sampler.on_group = sampled
+        self.updater.on_row = lambda done, of: on_progress(self.step, f"{done} of {of} trees trained")
+
     async def _one_step(self) -> tuple[Record, list[Group]]:
-        started, cpu = time.monotonic(), time.process_time()
+        started, cpu, self.sampled = time.monotonic(), time.process_time(), 0
         batch = await self.collector.batch(self.step, self.updates)
         sampling_s = time.monotonic() - started
         record = {"step": self.step + 1, **batch_metrics(batch.sampled, self.config.min_std)}

@@ -9,7 +9,7 @@ import contextlib
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,8 @@ class Updater:
     def __init__(self, model: Any, config: TrainConfig, processes: Processes, folder: Path) -> None:
         """`folder` takes a batch whose numbers are not finite."""
         self.model, self.config, self.processes, self.folder = model, config, processes, folder
+        self.on_row: Callable[[int, int], None] | None = None
+        """Called after each backward pass with the rows that are done, and all of the update."""
         self.share, self.kernel = choose_attention(config.attention, model)
         self.token_bytes = bytes_per_token(model, config.temperature, self.kernel, share=self.share)
         self.optimizer = MasterAdamW(model, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
@@ -56,12 +58,15 @@ class Updater:
             old: list[list[torch.Tensor | None]] = [[self._logprobs(row) for row in part] for part in rows[1:]]
             old.insert(0, [None] * len(rows[0]))
         lr = self.config.lr * min(1.0, (step + 1) / max(1, self.config.lr_warmup_steps))
-        sums, norms = Sums(), list[float]()
+        sums, norms, done = Sums(), list[float](), 0
         for part, part_rows, part_old in zip(parts, rows, old, strict=True):
             own = Sums()
             with self.processes.agreed(), enough_memory(part_rows, self.config):
                 for row, before in zip(part_rows, part_old, strict=True):
                     self._backward(row, before, own)
+                    done += 1
+                    if self.on_row:
+                        self.on_row(done, len(every))
             self.optimizer.reduce(self.processes)
             norms.append(self.optimizer.clip(self.config.max_grad_norm))
             own = own.over(self.processes)

@@ -255,6 +255,8 @@ class EvalConfig(Strict):
     """Held-out steps compared before and after."""
     samples: int = Field(4, ge=1)
     greedy: bool = True
+    perplexity: bool = True
+    """Of the expert's held-out actions; as dear as one pass over every prompt."""
     episodes: int = Field(10, ge=0)
     max_turns: int = Field(15, ge=1)
     command_timeout_s: float = Field(60.0, gt=0)

@@ -79,7 +79,8 @@ class Comparison:
         return rows
 
     async def _evaluate(self, name: str, load: LoadPolicy, folder: str, temperature: float) -> Evaluation:
-        """At temperature 1 with the greedy replies and the perplexity. Kept in a file for a run that goes on."""
+        """At temperature 1 with the greedy replies and the perplexity, where they are wanted. Kept in a file for a run
+        that goes on."""
         slug = re.sub(r"[^\w.=-]+", "-", name)
         cache = self.out / "eval" / f"{slug}.json"
         asked = {
@@ -87,6 +88,7 @@ class Comparison:
             "examples": [e.example_id for e in self.heldout],
             "samples": self.config.eval.samples,
             "greedy": self.config.eval.greedy,
+            "perplexity": self.config.eval.perplexity,
         }
         if (kept := _kept(cache, asked)) is not None:
             return kept
@@ -96,8 +98,9 @@ class Comparison:
             wanted["greedy"] = (1, policy.sampling(0.0, _SEED))
         with self.console.progress(f"held-out steps: {name}", len(self.heldout)) as tick:
             scores = await score_policy(policy.sampler, self.heldout, wanted, tick)
-        row_tokens = self.config.train.row_tokens
-        likely = perplexity(policy.model, self.heldout, row_tokens) if temperature == 1.0 else None
+        likely = None
+        if temperature == 1.0 and self.config.eval.perplexity:
+            likely = perplexity(policy.model, self.heldout, self.config.train.row_tokens)
         found = Evaluation(scores["sampled"], scores.get("greedy"), likely)
         write_text(cache, json.dumps(asked | {"found": asdict(found)}))
         return found

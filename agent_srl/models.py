@@ -78,6 +78,11 @@ def load_model(name: str, dtype: torch.dtype, device: torch.device) -> Any:
     return model.to(device)
 
 
+def causal_model(model: Any) -> Any:
+    """The causal language model inside what accelerate wraps around it."""
+    return getattr(model, "module", model)
+
+
 @contextlib.contextmanager
 def _explained(name: str) -> Any:
     try:

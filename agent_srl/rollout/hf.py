@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from agent_srl.errors import EngineError
+from agent_srl.models import causal_model
 from agent_srl.rollout.batching import BatchingEngine, Request
 from agent_srl.rollout.decode import Row, check, decode
 from agent_srl.rollout.trunks import Tokens, Trunk, prefill, trunks_of
@@ -109,11 +110,6 @@ class TransformersEngine(BatchingEngine):
                     held[tokens] = prefill(self._model, tokens, lengths, list(held.values()))
                     yield
             yield from decode(self._model, [held[trunk_of[row.prompt]] for row in part], part, self._end_tokens, wanted)
-
-
-def causal_model(model: Any) -> Any:
-    """The causal language model inside what accelerate wraps around it."""
-    return getattr(model, "module", model)
 
 
 def _rows(request: Request) -> list[Row]:

@@ -19,10 +19,10 @@ from typing import Any
 
 from agent_srl.errors import EngineError, ModelError
 from agent_srl.lora import merged_weights
+from agent_srl.models import causal_model
 from agent_srl.rollout.batching import BatchingEngine, Request, failed
 from agent_srl.rollout.check import CHECK, check_completion, check_prompt
 from agent_srl.rollout.engine import Sampling
-from agent_srl.rollout.hf import causal_model
 from agent_srl.types import Completion
 
 

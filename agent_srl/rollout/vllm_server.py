@@ -19,9 +19,9 @@ from safetensors.torch import save_file
 
 from agent_srl.errors import EngineError
 from agent_srl.lora import merged_weights
+from agent_srl.models import causal_model
 from agent_srl.rollout.check import CHECK, check_completion, check_prompt
 from agent_srl.rollout.engine import Sampling
-from agent_srl.rollout.hf import causal_model
 from agent_srl.types import Completion
 
 START = "VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --logprobs-mode processed_logprobs --generation-config vllm"

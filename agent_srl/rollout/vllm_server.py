@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 from safetensors import SafetensorError
@@ -22,21 +24,28 @@ from agent_srl.lora import merged_weights
 from agent_srl.models import causal_model
 from agent_srl.rollout.check import CHECK, check_completion, check_prompt
 from agent_srl.rollout.engine import Sampling
+from agent_srl.rollout.vllm_answers import accepted, complaint, completions, is_reset, model_name, shortened
 from agent_srl.types import Completion
 
 START = "VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --logprobs-mode processed_logprobs --generation-config vllm"
+T = TypeVar("T")
 
 
 class VllmServerEngine:
     """Generates with a server that holds the weights of the training model after each `update_weights`."""
 
-    def __init__(self, model: Any, end_tokens: set[int], *, url: str, weights_folder: str = "") -> None:
-        """`weights_folder`: where both can read and write; empty takes a temporary one of this machine."""
+    def __init__(
+        self, model: Any, end_tokens: set[int], *, url: str, weights_folder: str = "", patience_s: float = 600
+    ) -> None:
+        """`weights_folder`: where both can read and write; empty takes a temporary one of this machine. `patience_s`:
+        how long the server may send nothing."""
         self._model, self._end_tokens, self._url = causal_model(model), sorted(end_tokens), url.rstrip("/")
         self._temporary = None if weights_folder else tempfile.TemporaryDirectory(prefix="agent-srl-weights-")
         self._folder = Path(self._temporary.name if self._temporary else weights_folder)
         limits = httpx.Limits(max_connections=256)
-        self._http = httpx.AsyncClient(timeout=httpx.Timeout(None, connect=10), limits=limits)
+        self._patience_s = patience_s
+        timeout = httpx.Timeout(patience_s, connect=10, pool=None)
+        self._http = httpx.AsyncClient(timeout=timeout, limits=limits)
         self._ready: asyncio.Task[str] | None = None
         self._version = 0
 
@@ -72,7 +81,7 @@ class VllmServerEngine:
         return task is not None and task.done() and not task.cancelled() and task.exception() is None
 
     async def _start(self) -> str:
-        name = str((await self._call("GET", "/v1/models"))["data"][0]["id"])
+        name = await self._call("GET", "/v1/models", model_name)
         await self._send()
         prompt = check_prompt(self._model.config.vocab_size)
         [completion] = await self._sample(name, prompt, 1, CHECK, [])
@@ -88,7 +97,7 @@ class VllmServerEngine:
             folder.chmod(0o755)  # the server may run as somebody else
             await asyncio.to_thread(_write_weights, self._model, folder)
             body = {"method": "reload_weights", "kwargs": {"weights_path": str(folder.resolve())}}
-            await self._call("POST", "/collective_rpc", body)
+            await self._call("POST", "/collective_rpc", accepted, body)
             await self._forget()
         except OSError as error:
             raise EngineError(f"cannot write weights to {self._folder}: {error}; set rollout.weights_folder") from error
@@ -99,7 +108,7 @@ class VllmServerEngine:
     async def _forget(self) -> None:
         """Empty its prefix cache, once what runs there has ended."""
         for _ in range(600):
-            if (await self._call("POST", "/reset_prefix_cache"))["success"]:
+            if await self._call("POST", "/reset_prefix_cache", is_reset):
                 return
             await asyncio.sleep(0.1)
         raise EngineError(f"the vLLM server at {self._url} still works for others: it must serve this run alone")
@@ -120,26 +129,33 @@ class VllmServerEngine:
             "skip_special_tokens": False,
             "return_token_ids": True,
         }
-        choices = (await self._call("POST", "/v1/completions", body))["choices"]
-        if len(choices) != n:
-            raise EngineError(f"the vLLM server at {self._url} answered with {len(choices)} completions, not {n}")
-        return [_completion(choice) for choice in sorted(choices, key=lambda choice: choice["index"])]
+        vocabulary = self._model.config.vocab_size
+        read = partial(completions, n=n, sampling=sampling, end_tokens=end_tokens, vocabulary=vocabulary)
+        return await self._call("POST", "/v1/completions", read, body)
 
-    async def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        """The answer's JSON. Raises EngineError with what to do."""
+    async def _call(self, method: str, path: str, read: Callable[[bytes], T], body: dict[str, Any] | None = None) -> T:
+        """What `read` makes of the answer. Raises EngineError with what to do."""
+        server = f"the vLLM server at {self._url}"
         try:
             answer = await self._http.request(method, self._url + path, json=body)
-        except httpx.TransportError as error:
+        except (httpx.ReadTimeout, httpx.WriteTimeout) as error:
+            raise EngineError(
+                f"{server} did not answer {path} for {self._patience_s:g} seconds: it hangs, or train.groups, "
+                "train.samples and train.max_new_tokens give it too much to do at once; see its log"
+            ) from error
+        except (httpx.RequestError, httpx.InvalidURL) as error:
             raise EngineError(
                 f"no vLLM server at {self._url} ({type(error).__name__}): set rollout.url, or start one with `{START}`"
             ) from error
         if answer.status_code == 404 and path.startswith(("/collective_rpc", "/reset_prefix_cache")):
-            raise EngineError(f"the vLLM server at {self._url} takes no weights: start it with `{START}`")
-        if answer.status_code >= 400:
-            raise EngineError(
-                f"the vLLM server at {self._url} answered {path} with {answer.status_code}: {_why(answer)}"
-            )
-        return answer.json() if answer.content else None
+            raise EngineError(f"{server} takes no weights: start it with `{START}`")
+        if not answer.is_success:
+            why = complaint(answer.content) or shortened(answer.text) or "no reason given"
+            raise EngineError(f"{server} answered {path} with {answer.status_code}: {why}")
+        try:
+            return read(answer.content)
+        except ValueError as error:
+            raise EngineError(f"{server} answered {path} with what makes no sense: {error}; see its log") from error
 
 
 def _write_weights(model: Any, folder: Path) -> None:
@@ -152,18 +168,3 @@ def _write_weights(model: Any, folder: Path) -> None:
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     except SafetensorError as error:
         raise OSError(str(error)) from error
-
-
-def _why(answer: httpx.Response) -> str:
-    """Its error message, in one line."""
-    try:
-        error = answer.json().get("error", {})
-        text = str(error.get("message", "") if isinstance(error, dict) else error)
-    except ValueError:
-        text = answer.text
-    return " ".join(text.split())[:300] or "no reason given"
-
-
-def _completion(choice: dict[str, Any]) -> Completion:
-    tokens, logprobs = choice["token_ids"], choice["logprobs"]["token_logprobs"]
-    return Completion(tuple(tokens), tuple(logprobs), choice["finish_reason"] == "stop")

@@ -110,7 +110,7 @@ async def _stages(config: Config, out: Path, console: Console, held: contextlib.
             raise ModelError(
                 f"{error}; delete {folder} and start the same command again, which makes it anew"
             ) from error
-        return Policy(model, tokenizer, steps.builder, config)
+        return Policy(model, tokenizer, steps.builder, config, processes)
 
     async def before() -> str:
         start = _warm_up(policy, steps, config, out, console)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
@@ -20,15 +20,26 @@ from agent_srl.rollout.engine import Engine, Sampling
 from agent_srl.rollout.steps import StepSampler
 from env_server.schema import Trajectory
 
+if TYPE_CHECKING:
+    from agent_srl.train.processes import Processes
+
 _SIDECAR = "agent_srl.yaml"
 
 
 class Policy:
     """One model with everything that generation needs."""
 
-    def __init__(self, model: Any, tokenizer: Any, builder: StepBuilder, config: Config) -> None:
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        builder: StepBuilder,
+        config: Config,
+        processes: Processes | None = None,
+    ) -> None:
+        """`processes`: those that train it together."""
         self.model, self.tokenizer, self.builder, self.config = model, tokenizer, builder, config
-        self.engine = make_engine(model, {tokenizer.eos_token_id}, config)
+        self.engine = make_engine(model, {tokenizer.eos_token_id}, config, processes)
         self.sampler = StepSampler(
             self.engine,
             builder.renderer,
@@ -64,7 +75,7 @@ def prepare_training(model: Any, config: Config) -> None:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
-def make_engine(model: Any, end_tokens: set[int], config: Config) -> Engine:
+def make_engine(model: Any, end_tokens: set[int], config: Config, processes: Processes | None = None) -> Engine:
     """The engine that `config.rollout` names; it starts with the first call. Raises ModelError."""
     rollout = config.rollout
     if rollout.engine == "vllm":
@@ -75,7 +86,9 @@ def make_engine(model: Any, end_tokens: set[int], config: Config) -> Engine:
     if rollout.engine == "vllm-server":
         from agent_srl.rollout.vllm_server import VllmServerEngine
 
-        return VllmServerEngine(model, end_tokens, url=rollout.url, weights_folder=rollout.weights_folder)
+        return VllmServerEngine(
+            model, end_tokens, url=rollout.url, weights_folder=rollout.weights_folder, processes=processes
+        )
     from agent_srl.rollout.hf import TransformersEngine
 
     return TransformersEngine(model, end_tokens, max_rows=rollout.max_rows, inline=model.device.type == "cpu")

@@ -31,7 +31,7 @@ class Engine(Protocol):
         ...
 
     async def update_weights(self, model: Any) -> None:
-        """Generate with `model`'s weights from now on."""
+        """Generate with `model`'s weights from now on. Where several processes train, each of them calls it."""
         ...
 
     async def sleep(self) -> None:

@@ -2,7 +2,8 @@
 
 The server runs apart from training, on GPUs of its own, and is started like this (on a CPU see the README):
     VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --logprobs-mode processed_logprobs --generation-config vllm
-Development mode is what lets it read new weights; it must not face a network. Left out: weights by NCCL.
+Development mode is what lets it read new weights; it must not face a network. Of several training processes the first
+one sends them. Left out: weights by NCCL.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from agent_srl.models import causal_model
 from agent_srl.rollout.check import CHECK, check_completion, check_prompt
 from agent_srl.rollout.engine import Sampling
 from agent_srl.rollout.vllm_answers import accepted, complaint, completions, is_reset, model_name, shortened
+from agent_srl.train.processes import Processes
 from agent_srl.types import Completion
 
 START = "VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --logprobs-mode processed_logprobs --generation-config vllm"
@@ -35,7 +37,14 @@ class VllmServerEngine:
     """Generates with a server that holds the weights of the training model after each `update_weights`."""
 
     def __init__(
-        self, model: Any, end_tokens: set[int], *, url: str, weights_folder: str = "", patience_s: float = 600
+        self,
+        model: Any,
+        end_tokens: set[int],
+        *,
+        url: str,
+        weights_folder: str = "",
+        patience_s: float = 600,
+        processes: Processes | None = None,
     ) -> None:
         """`weights_folder`: where both can read and write; empty takes a temporary one of this machine. `patience_s`:
         how long the server may send nothing."""
@@ -46,20 +55,24 @@ class VllmServerEngine:
         self._patience_s = patience_s
         timeout = httpx.Timeout(patience_s, connect=10, pool=None)
         self._http = httpx.AsyncClient(timeout=timeout, limits=limits)
-        self._ready: asyncio.Task[str] | None = None
+        self._processes = processes or Processes()
+        self._name = ""
+        """The server's name of the model, once it has its weights and was compared with it."""
+        self._starting: asyncio.Task[None] | None = None
         self._version = 0
 
     async def generate(self, prompt_P: tuple[int, ...], n: int, sampling: Sampling) -> list[Completion]:
         """See `Engine.generate`."""
-        return await self._sample(await self._name(), prompt_P, n, sampling, self._end_tokens)
+        await self._started()
+        return await self._sample(self._name, prompt_P, n, sampling, self._end_tokens)
 
     async def update_weights(self, model: Any) -> None:
-        """Write the weights as they are now, and wait until the server has read them. Raises EngineError."""
+        """Write the weights as they are now, and wait until the server has read them; every process comes here.
+
+        Raises EngineError, or PeerFailed where the first process could not send them.
+        """
         self._model = causal_model(model)
-        known = self._known()
-        await self._name()
-        if known:
-            await self._send()
+        self._name = await self._processes.first(self._renew)
 
     async def sleep(self) -> None:
         """The server has memory of its own."""
@@ -69,24 +82,28 @@ class VllmServerEngine:
         if self._temporary:
             self._temporary.cleanup()
 
-    async def _name(self) -> str:
-        """The server's name of the model; the first call sends the weights and compares log-probabilities."""
-        if self._ready is None or (self._ready.done() and not self._known()):
-            self._ready = asyncio.create_task(self._start())
-        return await asyncio.shield(self._ready)
+    async def _renew(self) -> str:
+        if self._name:
+            await self._send()
+        else:
+            await self._started()
+        return self._name
 
-    def _known(self) -> bool:
-        """Whether the first call succeeded."""
-        task = self._ready
-        return task is not None and task.done() and not task.cancelled() and task.exception() is None
+    async def _started(self) -> None:
+        """The first call sends the weights and compares log-probabilities; others wait for it."""
+        if self._name:
+            return
+        if self._starting is None or self._starting.done():
+            self._starting = asyncio.create_task(self._start())
+        await asyncio.shield(self._starting)
 
-    async def _start(self) -> str:
+    async def _start(self) -> None:
         name = await self._call("GET", "/v1/models", model_name)
         await self._send()
         prompt = check_prompt(self._model.config.vocab_size)
         [completion] = await self._sample(name, prompt, 1, CHECK, [])
         await asyncio.to_thread(check_completion, self._model, prompt, completion, f"the vLLM server at {self._url}")
-        return name
+        self._name = name
 
     async def _send(self) -> None:
         """A new folder for each version: the server may still have files of the one before open."""

@@ -70,7 +70,7 @@ class Processes:
     def agreed(self) -> Iterator[None]:
         """What fails inside on one process ends them all: the first one with its own error, the others with PeerFailed.
 
-        Every process must come here, and nothing inside may wait for another one.
+        Every process must come here, and nothing inside may wait for another one but by `first`.
         """
         error: Exception | None = None
         try:

@@ -1,4 +1,5 @@
-"""Risks: a server that hangs the run, that answers what is no sample of the model and is trained on.
+"""Risks: a server that hangs the run, that answers what is no sample of the model and is trained on, that gets the
+same weights from every process.
 
 Real HTTP to a small server on this machine; the real vLLM is in test_vllm.
 """
@@ -7,17 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from loopback import Loopback
 
+from agent_srl.data.formats import write_trajectories
 from agent_srl.errors import EngineError
 from agent_srl.models import load_model
 from agent_srl.rollout.engine import Sampling
 from agent_srl.rollout.vllm_server import VllmServerEngine
 from agent_srl.train.tree import Branch, branch_logprobs, pack
 
+DRIVER = Path(__file__).with_name("scored_by_tokens.py")
+ROOT = DRIVER.parents[2]
 MODELS, WEIGHTS, RESET, SAMPLES = "/v1/models", "/collective_rpc", "/reset_prefix_cache", "/v1/completions"
 END = 0
 ASKED = ((7, 8, 9), 2, Sampling(1.0, 12, seed=3))
@@ -138,3 +145,62 @@ async def test_a_status_of_an_error_is_told_whatever_comes_with_it(engine, serve
     server.raw = b"HTTP/1.1 500 Oops\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
     with pytest.raises(EngineError, match="answered /v1/models with 500"):
         await engine.generate(*ASKED)
+
+
+async def train_together(server, model, trajectories, folder):
+    """`agent-srl train` in two processes over gloo: its exit code and what it said."""
+    write_trajectories(folder / "expert.jsonl", trajectories)
+    settings = {
+        "model.threads": 1,
+        "model.dtype": "float32",
+        "data.heldout_fraction": 0,
+        "data.first_step": "true",
+        "warmup.steps": 0,
+        "train.max_steps": 2,
+        "train.groups": 4,
+        "train.samples": 3,
+        "train.max_new_tokens": 6,
+        "train.lr": 0.001,
+        "eval.steps": 0,
+        "eval.episodes": 0,
+        "rollout.engine": "vllm-server",
+        "rollout.url": server.url,
+    }
+    sets = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(DRIVER)]
+    flags = ["--trajectories", str(folder / "expert.jsonl"), "--model", str(model), "--out", str(folder / "run")]
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *launcher,
+        "train",
+        *flags,
+        *sets,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path},
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        _, said = await asyncio.wait_for(process.communicate(), 200)
+    finally:
+        if process.returncode is None:
+            process.kill()
+    return process.returncode, said.decode()
+
+
+async def test_of_two_processes_the_first_alone_sends_weights(server, tiny_model, trajectories, tmp_path):
+    code, said = await train_together(server, tiny_model, trajectories, tmp_path)
+    assert code == 0, said
+    assert server.calls[MODELS] == 1
+    assert server.calls[WEIGHTS] == 3, "before the first step and after each"
+    assert server.calls[RESET] == 3, "nobody generates meanwhile"
+    rows = [json.loads(line) for line in (tmp_path / "run" / "srl" / "metrics.jsonl").read_text().splitlines()]
+    assert all(row["trained_groups"] and row["sampling_logp_difference_max"] < 1e-3 for row in rows)
+
+
+async def test_a_server_that_takes_no_weights_ends_both_processes_with_one_line(
+    server, tiny_model, trajectories, tmp_path
+):
+    server.spoilt[WEIGHTS] = lambda good: {"error": {"message": "no room"}}
+    code, said = await train_together(server, tiny_model, trajectories, tmp_path)
+    lines = [line for line in said.splitlines() if line.startswith("agent-srl:")]
+    assert code and len(lines) == 1 and "no room" in lines[0], said

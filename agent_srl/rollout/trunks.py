@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import takewhile
-from operator import eq
 from typing import Any
 
 import torch
+
+from agent_srl.train.tree import common_prefix
 
 Tokens = tuple[int, ...]
 _WORTH = 0.25
@@ -54,8 +54,9 @@ def prefill(model: Any, tokens: Tokens, lengths: Iterable[int], held: list[Trunk
     from transformers import DynamicCache
 
     places, cache = sorted(set(lengths)), DynamicCache()
-    start, nearest = _nearest(tokens, held)
-    start = min(start, places[0] - 1)  # what predicts the first token of every prompt is computed here
+    nearest = max(held, key=lambda trunk: common_prefix(tokens, trunk.tokens), default=None)
+    # What predicts the first token of every prompt is computed here.
+    start = min(common_prefix(tokens, nearest.tokens), places[0] - 1) if nearest else 0
     if nearest is None or start < _WORTH * len(tokens):
         start = 0
     else:
@@ -72,10 +73,3 @@ def prefill(model: Any, tokens: Tokens, lengths: Iterable[int], held: list[Trunk
 def head(model: Any, hidden: torch.Tensor) -> torch.Tensor:
     """[..., width] -> [..., V] in float32."""
     return model.get_output_embeddings()(hidden).float()  # type: ignore[no-any-return]
-
-
-def _nearest(tokens: Tokens, held: list[Trunk]) -> tuple[int, Trunk | None]:
-    """The held trunk with the longest common beginning, and how many tokens that is."""
-    common = [sum(1 for _ in takewhile(bool, map(eq, tokens, trunk.tokens))) for trunk in held]
-    best = max(range(len(held)), key=common.__getitem__, default=None)
-    return (0, None) if best is None else (common[best], held[best])

@@ -145,7 +145,7 @@ class TreeRow:
             found = next((i for i in children if self._nodes[i].tokens[0] == prompt[matched]), None)
             if found is None:
                 break
-            node, seen = found, _common(self._nodes[found].tokens, prompt[matched:])
+            node, seen = found, common_prefix(self._nodes[found].tokens, prompt[matched:])
             matched += seen
         return node, seen, matched
 
@@ -217,8 +217,8 @@ def _chosen(values: list[int], learnt: tuple[bool, ...]) -> list[int]:
     return [v for v, keep in zip(values, learnt, strict=True) if keep] if learnt else values
 
 
-def _common(a: tuple[int, ...], b: tuple[int, ...]) -> int:
-    """Length of the common prefix, by halving: comparing whole tuples is fast."""
+def common_prefix(a: tuple[int, ...], b: tuple[int, ...]) -> int:
+    """Its length, found by halving: comparing whole tuples is fast."""
     low, high = 0, min(len(a), len(b))
     while low < high:
         middle = (low + high + 1) // 2

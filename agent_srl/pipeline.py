@@ -91,7 +91,7 @@ async def _stages(config: Config, out: Path, console: Console, held: contextlib.
         tokenizer = load_tokenizer(config.model.path)
         if not _trained(config, out):
             model = load_model(config.model.path, dtype, device)
-            await self_check(model, {tokenizer.eos_token_id}, config, console)
+            await self_check(model, {tokenizer.eos_token_id}, config, processes, console)
             del model
     renderer = Renderer(tokenizer)
     if renderer.note:

@@ -11,13 +11,16 @@ from agent_srl.config import Config
 from agent_srl.policy import make_engine, prepare_training
 from agent_srl.progress import Console
 from agent_srl.rollout.check import CHECK, check_prompt
+from agent_srl.train.processes import Processes
 from agent_srl.train.support import choose_attention, prove_tree, why_dense
 
 
-async def self_check(model: Any, end_tokens: set[int], config: Config, console: Console) -> None:
+async def self_check(
+    model: Any, end_tokens: set[int], config: Config, processes: Processes, console: Console
+) -> None:
     """Raises AgentSRLError where samples, log-probabilities or gradients are not those of `model`, which is left with
     the adapters that it would be trained with."""
-    engine = make_engine(model, end_tokens, config)
+    engine = make_engine(model, end_tokens, config, processes)
     try:
         if config.rollout.engine != "vllm":
             await engine.generate(check_prompt(model.config.vocab_size), 1, CHECK)

@@ -70,13 +70,14 @@ def decode(
         yield
 
 
-def check(model: Any) -> None:
-    """Raises EngineError if one decoded token does not follow from the others as in the model's own forward pass.
+def check(model: Any) -> Iterator[None]:
+    """Raises EngineError if one decoded token does not follow from the others as in the model's own forward pass; stops
+    on the way as `prefill` does.
 
     That is so where a model masks or scales attention or logits in a way that is not known here.
     """
     ids = check_prompt(model.config.vocab_size)
-    trunk = prefill(model, ids[:-1], {len(ids) - 1}, [])
+    trunk = yield from prefill(model, ids[:-1], {len(ids) - 1}, [])
     row = Row(ids[:-1], 0.0, torch.zeros(1))
     out = model.base_model(
         input_ids=torch.tensor([ids[-1:]], device=model.device),

@@ -83,7 +83,8 @@ class TransformersEngine(BatchingEngine):
         self._model.eval()
         try:
             if not self._checked:
-                check(self._model)
+                for _ in check(self._model):
+                    yield []
                 self._checked = True
             for _ in self._passes([row for r in batch for row in rows[r]], lambda: any(r.wanted for r in batch)):
                 yield []
@@ -107,8 +108,7 @@ class TransformersEngine(BatchingEngine):
             for tokens in needed:
                 if tokens not in held:
                     lengths = {len(p) for p, t in trunk_of.items() if t == tokens}
-                    held[tokens] = prefill(self._model, tokens, lengths, list(held.values()))
-                    yield
+                    held[tokens] = yield from prefill(self._model, tokens, lengths, list(held.values()))
             yield from decode(self._model, [held[trunk_of[row.prompt]] for row in part], part, self._end_tokens, wanted)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from itertools import pairwise
 
 import pytest
 import torch
@@ -22,6 +23,9 @@ STEPS = [tuple(range(100, 100 + size)) for size in (160, 90, 44, 41, 7)]
 """Steps of one trajectory: some close together, some far apart."""
 WINDOWS = [(*range(100, 160), *range(start, start + 40)) for start in (300, 400, 500)]
 """Prompts with a common beginning only."""
+LONG = tuple(100 + i * i % 997 for i in range(2600))
+PIECES = [*(LONG[:size] for size in (2600, 2049, 1025, 1024, 1000, 5)), (*LONG[:1500], *range(1200))]
+"""Prompts that end within, at the end of and after a piece, and one that goes on from the middle of one."""
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +49,7 @@ async def generate(model, requests, end=frozenset({-1}), **options):
     return found
 
 
-@pytest.mark.parametrize("prompts", [PROMPTS, STEPS, WINDOWS, [*PROMPTS, *STEPS, *WINDOWS]])
+@pytest.mark.parametrize("prompts", [PROMPTS, STEPS, WINDOWS, PIECES, [*PROMPTS, *STEPS, *WINDOWS]])
 @pytest.mark.parametrize("max_rows", [96, 2])
 async def test_greedy_equals_transformers_generate(model, prompts, max_rows):
     found = await generate(model, [(p, 1, Sampling(0, 12)) for p in prompts], max_rows=max_rows)
@@ -54,7 +58,7 @@ async def test_greedy_equals_transformers_generate(model, prompts, max_rows):
         assert list(completion.tokens_T) == expected[0, len(prompt) :].tolist()
 
 
-@pytest.mark.parametrize("prompts", [STEPS, WINDOWS, [*STEPS, *WINDOWS, *PROMPTS]])
+@pytest.mark.parametrize("prompts", [STEPS, WINDOWS, PIECES, [*STEPS, *WINDOWS, *PROMPTS]])
 async def test_logprobs_are_those_of_a_dense_forward_pass(model, prompts):
     """With rows that end at different tokens, so that storage is compacted on the way."""
     end = set(range(0, model.config.vocab_size, 30))
@@ -150,6 +154,18 @@ async def test_others_get_their_turn_between_two_passes(model, computed):
         turns += 1
         await asyncio.sleep(0)
     assert turns >= len(computed) > 20
+    await engine.close()
+
+
+async def test_others_get_their_turn_while_a_long_prompt_is_computed(model, computed):
+    engine, turns = TransformersEngine(model, {-1}, inline=True), [0]
+    await engine.generate((5,), 1, Sampling(0, 1))  # the self-check
+    computed.clear()
+    call = asyncio.create_task(engine.generate(LONG, 1, Sampling(0, 1)))
+    while not call.done():
+        await asyncio.sleep(0)
+        turns.append(sum(computed))
+    assert turns[-1] == len(LONG) and max(after - before for before, after in pairwise(turns)) <= 512
     await engine.close()
 
 

@@ -121,9 +121,32 @@ def _rows(request: Request) -> list[Row]:
 
 
 def _refusal(config: Any, request: Request) -> EngineError | None:
-    """Where the model would not see its whole context."""
+    """Where the model would not see its whole context, or see it otherwise than in training."""
+    prompt, new = len(request.prompt), request.sampling.max_new_tokens
+    for limit, what, way_out in _limits(config):
+        if prompt + new > limit:
+            return EngineError(f"a prompt of {prompt} tokens and {new} new ones exceed {what}: {way_out}")
+    return None
+
+
+def _limits(config: Any) -> Iterator[tuple[int, str, str]]:
+    """How many tokens a prompt and its completion may have, what they exceed if they have more, and the way out.
+
+    Rotary embeddings that change with the length of a row change all of its keys, those of a trunk included.
+    """
+    elsewhere, shorter = "set rollout.engine=vllm", "lower data.max_prompt_tokens or train.max_new_tokens"
     window = getattr(config, "sliding_window", None)
-    size = len(request.prompt) + request.sampling.max_new_tokens
-    if window is None or size <= window:
-        return None
-    return EngineError(f"{size} tokens exceed the model's sliding window of {window}: set rollout.engine=vllm")
+    if window is not None:
+        yield window, f"the model's sliding window of {window}", elsewhere
+    positions = getattr(config, "max_position_embeddings", None)
+    rope = getattr(config, "rope_parameters", None) or {}
+    for kind in [rope] if "rope_type" in rope else rope.values():
+        name = kind["rope_type"]
+        if name == "longrope":
+            original = kind["original_max_position_embeddings"]
+            yield original, f"the {original} beyond which its {name} rotary embedding changes", elsewhere
+        elif "dynamic" in name:  # vLLM, too, takes no more than the model's positions
+            original = config.max_position_embeddings
+            yield original, f"the {original} beyond which its {name} rotary embedding changes", shorter
+    if positions is not None:
+        yield positions, f"the model's {positions} positions (max_position_embeddings)", shorter

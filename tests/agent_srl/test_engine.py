@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, Gemma2Config, MistralConfig
+from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, MistralConfig
 
 from agent_srl.errors import EngineError
 from agent_srl.models import load_model
@@ -195,12 +195,35 @@ async def test_closing_answers_whoever_waits(model, computed):
         await engine.generate((5,), 1, Sampling(0, 1))
 
 
-async def test_a_prompt_beyond_the_sliding_window_is_refused(tiny):
-    model = tiny(MistralConfig(sliding_window=16))
-    with pytest.raises(EngineError, match="sliding window of 16"):
-        await generate(model, [(PROMPTS[1], 1, Sampling(0, 4))])
-    [[completion]] = await generate(model, [(PROMPTS[2], 1, Sampling(0, 4))])
-    expected = model.generate(torch.tensor([PROMPTS[2]]), max_new_tokens=4, do_sample=False, eos_token_id=-1)
+LONGROPE = {"rope_type": "longrope", "factor": 4.0, "original_max_position_embeddings": 16}
+LONGROPE |= {"rope_theta": 10000.0, "short_factor": [1.0] * 4, "long_factor": [4.0] * 4}
+DYNAMIC = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0}
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (MistralConfig(sliding_window=16), "sliding window of 16: set rollout.engine=vllm"),
+        (
+            LlamaConfig(head_dim=8, max_position_embeddings=64, rope_parameters=LONGROPE),
+            "16 beyond which its longrope rotary embedding changes: set rollout.engine=vllm",
+        ),
+        (
+            LlamaConfig(head_dim=8, max_position_embeddings=16, rope_parameters=DYNAMIC),
+            "16 beyond which its dynamic rotary embedding changes: lower data.max_prompt_tokens",
+        ),
+        (
+            LlamaConfig(head_dim=8, max_position_embeddings=16),
+            "the model's 16 positions .*: lower data.max_prompt_tokens",
+        ),
+    ],
+)
+async def test_more_tokens_than_the_model_sees_as_in_training_are_refused(tiny, config, words):
+    model = tiny(config)
+    with pytest.raises(EngineError, match=f"a prompt of 3 tokens and 14 new ones exceed .*{words}"):
+        await generate(model, [(PROMPTS[2], 1, Sampling(0, 14))])
+    [[completion]] = await generate(model, [(PROMPTS[2], 1, Sampling(0, 13))])
+    expected = model.generate(torch.tensor([PROMPTS[2]]), max_new_tokens=13, do_sample=False, eos_token_id=-1)
     assert list(completion.tokens_T) == expected[0, 3:].tolist()
 
 

@@ -187,6 +187,7 @@ async def train_together(server, model, trajectories, folder):
     return process.returncode, said.decode()
 
 
+@pytest.mark.slow
 async def test_of_two_processes_the_first_alone_sends_weights(server, tiny_model, trajectories, tmp_path):
     code, said = await train_together(server, tiny_model, trajectories, tmp_path)
     assert code == 0, said
@@ -197,6 +198,7 @@ async def test_of_two_processes_the_first_alone_sends_weights(server, tiny_model
     assert all(row["trained_groups"] and row["sampling_logp_difference_max"] < 1e-3 for row in rows)
 
 
+@pytest.mark.slow
 async def test_a_server_that_takes_no_weights_ends_both_processes_with_one_line(
     server, tiny_model, trajectories, tmp_path
 ):

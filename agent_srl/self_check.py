@@ -15,9 +15,7 @@ from agent_srl.train.processes import Processes
 from agent_srl.train.support import choose_attention, prove_tree, why_dense
 
 
-async def self_check(
-    model: Any, end_tokens: set[int], config: Config, processes: Processes, console: Console
-) -> None:
+async def self_check(model: Any, end_tokens: set[int], config: Config, processes: Processes, console: Console) -> None:
     """Raises AgentSRLError where samples, log-probabilities or gradients are not those of `model`, which is left with
     the adapters that it would be trained with."""
     engine = make_engine(model, end_tokens, config, processes)

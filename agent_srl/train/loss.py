@@ -1,4 +1,4 @@
-"""Losses: GRPO's clipped policy loss (arXiv 2510.25992, equation 1, KL coefficient 0), its variants, cross-entropy.
+"""Losses: GRPO's clipped policy loss (arXiv 2510.25992, equation 1, KL coefficient 0) and its variants.
 
 Pure functions. C are the tokens of all samples, one after the other. Names and meanings are those of TRL's GRPOTrainer.
 """
@@ -61,8 +61,3 @@ def is_clipped(
     ratio = torch.exp(logprobs_C - old_logprobs_C)
     high = clip if clip_high is None else clip_high
     return ((ratio < 1 - clip) & (advantages_C < 0)) | ((ratio > 1 + high) & (advantages_C > 0))
-
-
-def cross_entropy_sum(logits_TV: torch.Tensor, labels_T: torch.Tensor) -> torch.Tensor:
-    """Scalar: sum of token losses; every label counts."""
-    return torch.nn.functional.cross_entropy(logits_TV.float(), labels_T, reduction="sum")

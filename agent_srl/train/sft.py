@@ -17,12 +17,11 @@ from agent_srl.config import WarmupConfig
 from agent_srl.data.steps import IGNORE
 from agent_srl.errors import Stopped, TrainingError
 from agent_srl.train.checkpoint import load_checkpoint, random_states, save_checkpoint, set_random_states
-from agent_srl.train.loss import cross_entropy_sum
 from agent_srl.train.optimizer import MasterAdamW
 from agent_srl.train.room import bytes_per_token, check_room, or_say
 from agent_srl.train.sampling import order
 from agent_srl.train.stopping import Sigterm
-from agent_srl.train.tree import Branch, pack
+from agent_srl.train.tree import Branch, branch_logprobs, pack
 from agent_srl.types import StepExample
 
 _BETAS = (0.9, 0.99)
@@ -101,12 +100,11 @@ def _check_room(model: Any, examples: list[StepExample]) -> None:
 
 
 def _row_loss(model: Any, row: StepExample) -> torch.Tensor:
-    ids = torch.tensor(row.prompt_P + row.target_T)
-    labels = torch.tensor(row.labels_P + row.target_T)[1:]
-    hidden = model.base_model(input_ids=ids[None, :-1].to(model.device), use_cache=False).last_hidden_state[0]
-    learnt = labels != IGNORE
-    logits = model.get_output_embeddings()(hidden[learnt.to(model.device)])
-    return cross_entropy_sum(logits, labels[learnt].to(model.device))
+    """The sum of token losses, through the head that SRL uses."""
+    ids, labels = row.prompt_P + row.target_T, row.labels_P + row.target_T
+    learnt = tuple(label != IGNORE for label in labels[1:])
+    [whole] = pack([Branch(ids[:1], ids[1:], 1.0, 1.0, learnt=learnt)], len(ids))
+    return -branch_logprobs(model, whole, 1.0)[0].sum()
 
 
 def _learnt(row: StepExample) -> int:

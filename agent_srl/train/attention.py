@@ -22,6 +22,11 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 Kernel = Literal["sliced", "masked", "flex"]
 
 
+def kernel_for(device: str) -> Kernel:
+    """The default on a type of device."""
+    return "sliced" if device == "cpu" else "flex" if device == "cuda" else "masked"
+
+
 @dataclass(frozen=True)
 class Bundle:
     """Stretches side by side that see the same context and each itself, causally."""
@@ -61,9 +66,7 @@ class TreePlan:
 
     def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
         """q [1, heads, N, D], k and v [1, H, N, D] with heads a multiple of H -> [1, N, heads, D]."""
-        kernel = self.kernel or (
-            "sliced" if q.device.type == "cpu" else "flex" if q.device.type == "cuda" else "masked"
-        )
+        kernel = self.kernel or kernel_for(q.device.type)
         if kernel == "sliced":
             out = _Sliced.apply(q, k, v, self.bundles, scale)
         elif kernel == "masked":

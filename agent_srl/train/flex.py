@@ -16,13 +16,14 @@ from torch.nn.functional import pad
 from agent_srl.train.attention import TreePlan
 
 BLOCK = 128
-_BUCKET = 1024
-"""Rows are padded to a multiple of this, so that few sizes are compiled."""
+_SHORTEST = 1024
+_SHAPES = 64
+"""Compiled at most, far more than there are lengths up to a million tokens, with a gradient and without."""
 
 
 def flex(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: TreePlan, scale: float) -> torch.Tensor:
     """q [1, heads, N, D], k and v [1, H, N, D] -> [1, heads, N, D]."""
-    size = -(-plan.size // _BUCKET) * _BUCKET
+    size = padded(plan.size)
     q, k, v = (pad(x, (0, 0, 0, size - plan.size)) for x in (q, k, v))
     attend = _compiled() if q.device.type == "cuda" else flex_attention
     mask = block_mask(plan, size, q.device)
@@ -30,8 +31,18 @@ def flex(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plan: TreePlan, scal
     return out[:, :, : plan.size]
 
 
+def padded(size: int) -> int:
+    """The length that a row of `size` tokens gets: one of two per power of two, since each is compiled anew.
+
+    Blocks of padding see themselves alone and take no time."""
+    step = max(_SHORTEST, (1 << (size - 1).bit_length()) // 4)
+    return -(-size // step) * step
+
+
 @cache
 def _compiled() -> Any:
+    # Beyond its limit, 8 by default, dynamo falls back to an attention that builds all scores.
+    torch._dynamo.config.recompile_limit = max(_SHAPES, torch._dynamo.config.recompile_limit)
     return torch.compile(flex_attention, dynamic=False)
 
 
@@ -41,13 +52,10 @@ def block_mask(plan: TreePlan, size: int, device: torch.device) -> BlockMask:
 
     Kept for all layers of a row and for its backward pass.
     """
-    own, low, high = (x.to(device) for x in _ranges(plan, size))
+    entered, left = (x.to(device) for x in walk(plan, size))
 
     def sees(_b: Any, _h: Any, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-        visible = (key <= query) & (key >= own[query])
-        for depth in range(low.shape[0]):
-            visible = visible | ((key >= low[depth, query]) & (key < high[depth, query]))
-        return visible
+        return (entered[key] <= entered[query]) & (entered[query] < left[key])
 
     touched, full = block_visibility(plan, size)
     partial = _listed(touched & ~full, device)
@@ -83,16 +91,24 @@ def _stretches(plan: TreePlan, size: int) -> list[tuple[int, int, tuple[tuple[in
     return found + [(place, place + 1, ()) for place in range(plan.size, size)]
 
 
-def _ranges(plan: TreePlan, size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Per place: where its own stretch starts [size], and the ranges of its context, low and high [depth, size]."""
-    depth = max((len(b.context) for b in plan.bundles), default=0)
-    own = torch.arange(size, dtype=torch.int32)
-    low, high = (torch.zeros(depth, size, dtype=torch.int32) for _ in range(2))
+def walk(plan: TreePlan, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """[size] each: when a walk over the tree of tokens, depth first, enters a token, and when it has left all below it.
+
+    A token sees those that it hangs below, so one comparison serves trees of any depth, and one compiled kernel.
+    """
+    above = [-1] * size
     for start, stop, context in _stretches(plan, size):
-        own[start:stop] = start
-        for i, (first, end) in enumerate(context):
-            low[i, start:stop], high[i, start:stop] = first, end
-    return own, low, high
+        above[start:stop] = [max((high for _, high in context), default=0) - 1, *range(start, stop - 1)]
+    below = [1] * size + [0]
+    for place in reversed(range(size)):
+        below[above[place]] += below[place]
+    entered, free = [0] * size, [0] * (size + 1)  # the last one, -1, stands for what is above every root
+    for place in range(size):
+        entered[place] = free[above[place]]
+        free[above[place]] += below[place]
+        free[place] = entered[place] + 1
+    first = torch.tensor(entered, dtype=torch.int32)
+    return first, first + torch.tensor(below[:-1], dtype=torch.int32)
 
 
 def _listed(blocks: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

@@ -18,6 +18,8 @@ FAMILIES = ("llama", "qwen2", "qwen3")
 """Those that the tests prove, by `model_type`."""
 _ROPES = ("default", "linear", "llama3", "yarn")
 """Position encodings that do not depend on the length of the row."""
+FLEX_UNIT = 200
+"""Of the self-check's tree where flex computes it: forks and samples cross the borders of its blocks of 128 tokens."""
 
 
 def why_dense(config: Any) -> str:
@@ -58,9 +60,11 @@ def prove_tree(model: Any, temperature: float, kernel: Kernel | None = None) -> 
     """
     import torch
 
+    from agent_srl.train.attention import kernel_for
     from agent_srl.train.tree import branch_logprobs, pack
 
-    branches = sample_tree(model.config.vocab_size)
+    flex = (kernel or kernel_for(model.device.type)) == "flex"
+    branches = sample_tree(model.config.vocab_size, FLEX_UNIT if flex else 8)
     watched = [p for p in model.parameters() if p.requires_grad][:8]
     found: list[tuple[dict[Branch, Any], list[Any]]] = []
     for share in (True, False):
@@ -87,8 +91,9 @@ def prove_tree(model: Any, temperature: float, kernel: Kernel | None = None) -> 
         )
 
 
-def sample_tree(vocabulary: int) -> list[Branch]:
-    """Three steps of a trunk, one of another window, one of another trajectory; samples of one to nine tokens."""
+def sample_tree(vocabulary: int, unit: int = 8) -> list[Branch]:
+    """Three steps of a trunk of three units, one of another window, one of another trajectory; samples of one token and
+    of about a unit."""
     from agent_srl.train.tree import Branch
 
     draw = random.Random(0)
@@ -96,6 +101,7 @@ def sample_tree(vocabulary: int) -> list[Branch]:
     def tokens(n: int) -> tuple[int, ...]:
         return tuple(draw.randrange(vocabulary) for _ in range(n))
 
-    trunk = tokens(24)
-    prompts = [trunk[:9], trunk[:17], trunk, trunk[:9] + tokens(7), tokens(5)]
-    return [Branch(p, tokens(n), 1.0, 1.0) for p in prompts for n in (9, 1, 6)]
+    trunk = tokens(3 * unit)
+    prompts = [trunk[: unit + 1], trunk[: 2 * unit + 1], trunk, trunk[: unit + 1] + tokens(unit - 1)]
+    prompts.append(tokens(unit // 2 + 1))
+    return [Branch(p, tokens(n), 1.0, 1.0) for p in prompts for n in (unit + 1, 1, unit - 2)]

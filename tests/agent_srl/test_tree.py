@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn.attention.flex_attention import flex_attention
 
 from agent_srl.config import LoraConfig
 from agent_srl.errors import TrainingError
@@ -16,9 +17,9 @@ from agent_srl.models import load_model
 from agent_srl.rollout.attention import ATTENTION, register_attention
 from agent_srl.train import support
 from agent_srl.train.checkpoint import save_model
-from agent_srl.train.flex import BLOCK, block_mask, block_visibility, flex
+from agent_srl.train.flex import BLOCK, block_mask, block_visibility, flex, padded
 from agent_srl.train.head import logprobs_and_entropy, of_logits
-from agent_srl.train.support import prove_tree, why_dense
+from agent_srl.train.support import FLEX_UNIT, prove_tree, sample_tree, why_dense
 from agent_srl.train.tree import Branch, TreeRow, branch_logprobs, pack
 
 VOCABULARY = 61
@@ -218,6 +219,43 @@ def test_the_block_mask_of_flex_is_that_of_the_tree(branches):
     built = block_mask(plan, size, torch.device("cpu"))
     place = torch.arange(size)
     assert torch.equal(built.mask_mod(0, 0, place[:, None].expand(size, size), place.expand(size, size)), mask)
+
+
+def test_the_self_checks_tree_for_flex_has_blocks_of_every_kind():
+    """Else a wrong block mask would pass: blocks that nothing sees, that some tokens see, that all see; and forks,
+    samples and windows that cross the borders of blocks."""
+    row, *_ = pack(sample_tree(VOCABULARY, FLEX_UNIT), 4096)
+    plan = row.plan()
+    size = padded(plan.size)
+    touched, full = block_visibility(plan, size)
+    own = torch.eye(size // BLOCK, dtype=torch.bool)
+    below = torch.ones_like(touched).tril()
+    for kind in (full, touched & ~full, ~touched & below):
+        assert int((kind & ~own)[: plan.size // BLOCK].sum()) >= 5
+    assert any(b.start // BLOCK < (b.stop - 1) // BLOCK for b in plan.bundles if len(b.sizes) > 1)
+    assert all(high % BLOCK for b in plan.bundles for _, high in b.context)
+    # Every block that is seen counts: without it the attention of some query would be another one.
+    built = block_mask(plan, size, torch.device("cpu"))
+    assert torch.equal(built.to_dense()[0, 0].bool(), touched)
+    blocks = plan.mask().nonzero().div(BLOCK, rounding_mode="floor").unique(dim=0)
+    assert {tuple(b) for b in blocks.tolist()} == {tuple(b) for b in touched.nonzero().tolist() if b[0] * BLOCK < plan.size}
+
+
+def test_rows_of_any_length_and_depth_need_few_compiled_kernels():
+    from torch._dynamo.testing import CompileCounter
+
+    lengths = {padded(size) for size in range(1, 2**17, 61)}
+    assert len(lengths) <= 14 and all(padded(size) % BLOCK == 0 for size in lengths)
+    assert all(size <= padded(size) <= max(size + 1023, 1.5 * size + 2) for size in range(1, 2**17, 61))
+    counter = CompileCounter()
+    attend = torch.compile(flex_attention, dynamic=False, backend=counter)
+    for depth in range(1, 5):
+        trunk = tuple(range(40))
+        forks = [Branch(trunk[: 8 * i] + (50 + i,) * i, (1, 2, 3), 1.0, 1.0) for i in range(1, depth + 1)]
+        [row] = pack([*forks, Branch(trunk, (4, 5), 1.0, 1.0), Branch((*trunk[:9], *range(depth)), (6, 7), 1.0, 1.0)], 999)
+        q = torch.randn(1, 2, 1024, 16)
+        attend(q, q, q, block_mask=block_mask(row.plan(), 1024, torch.device("cpu")))
+    assert counter.frame_count == 1
 
 
 def test_whole_blocks_of_a_long_trunk_are_known_to_flex():

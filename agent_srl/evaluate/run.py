@@ -14,6 +14,7 @@ from agent_srl.evaluate.episodes import Solver, evaluate, model_solver, patch_so
 from agent_srl.evaluate.report import report, resolve_summary
 from agent_srl.evaluate.stats import bootstrap
 from agent_srl.evaluate.steps import choose
+from agent_srl.models import check_context
 from agent_srl.policy import load_policy
 from agent_srl.progress import Console
 from agent_srl.run_folder import locked
@@ -92,6 +93,7 @@ async def evaluate_steps(config: Config, model: str, out: Path | None) -> None:
     console.say(f"{len(steps.examples)} steps; steps that are no targets: {reasons}")
     if not steps.examples:
         raise DataError(f"no step of {', '.join(config.data.trajectories)} can be scored ({reasons})")
+    check_context(model, steps.examples, config.train.max_new_tokens)
     folder = out or _folder(config)
     chosen = choose(steps.examples, config.eval.steps, config.seed)
     comparison = Comparison(config, steps.examples, chosen, folder, console)

@@ -57,6 +57,13 @@ def test_the_training_default_is_the_papers_reward():
     assert mixed.reward.weights == {"structured": 2.0, "ratio": 1.0}
 
 
+def test_whole_trajectories_fit_what_the_recipes_model_holds():
+    config = load_config("swe/whole", [])
+    assert config.data.context == "full" and config.train.steps_per_trajectory == 0
+    assert config.data.max_prompt_tokens + config.train.max_new_tokens == 32768  # Qwen2.5-Coder-7B-Instruct
+    assert config.train.row_tokens > config.data.max_prompt_tokens and config.train.gradient_checkpointing
+
+
 def test_overrides_and_flags_reach_the_config():
     config = load_config("swe/quickstart", ["train.max_steps=3", "train.betas=[0.8, 0.9]"], {"model.path": "somewhere"})
     assert (config.train.max_steps, config.train.betas, config.model.path) == (3, (0.8, 0.9), "somewhere")

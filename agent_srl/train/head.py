@@ -29,8 +29,14 @@ def of_logits(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The same from logits that are there: the reference."""
     logprobs = torch.log_softmax(_exact(logits_CV) / temperature, dim=-1)
-    entropy = -(logprobs.exp() * logprobs).sum(-1).detach()
+    with torch.no_grad():
+        entropy = -torch.linalg.vecdot(logprobs.exp(), logprobs)
     return logprobs.gather(1, targets_C[:, None]).squeeze(1), entropy
+
+
+def chunk_tokens(weight_VD: torch.Tensor) -> int:
+    """Tokens whose logits are computed at once."""
+    return max(1, _CHUNK_BYTES // (4 * weight_VD.shape[0]))
 
 
 class _Head(torch.autograd.Function):  # type: ignore[misc]
@@ -67,8 +73,7 @@ class _Head(torch.autograd.Function):  # type: ignore[misc]
 
 def _chunks(weight: torch.Tensor, *per_token: torch.Tensor) -> Any:
     """Tuples of slices whose logits fit into a chunk."""
-    size = max(1, _CHUNK_BYTES // (4 * weight.shape[0]))
-    return zip(*(x.split(size) for x in per_token), strict=True)
+    return zip(*(x.split(chunk_tokens(weight)) for x in per_token), strict=True)
 
 
 def _exact(logits: torch.Tensor) -> torch.Tensor:

@@ -24,6 +24,12 @@ class MasterAdamW:
         self._masters = [p if p.dtype == torch.float32 else p.detach().float().clone() for p in self._params]
         self._adamw = torch.optim.AdamW(self._masters, lr=lr, betas=betas, weight_decay=weight_decay)
 
+    def to_come(self) -> int:
+        """Bytes that an update has yet to allocate: gradients, and the moments before the first step."""
+        moments = 0 if self._adamw.state else 2
+        pairs = zip(self._params, self._masters, strict=True)
+        return sum((p.nbytes if p is not m else 0) + (1 + moments) * m.nbytes for p, m in pairs)
+
     def collect(self) -> None:
         """Add the model's gradients to the masters' and clear them; call it after every backward pass."""
         for param, master in zip(self._params, self._masters, strict=True):

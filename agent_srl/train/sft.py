@@ -18,10 +18,10 @@ from agent_srl.data.steps import IGNORE
 from agent_srl.errors import Stopped, TrainingError
 from agent_srl.train.checkpoint import load_checkpoint, random_states, save_checkpoint, set_random_states
 from agent_srl.train.optimizer import MasterAdamW
-from agent_srl.train.room import bytes_per_token, check_room, or_say
+from agent_srl.train.room import check_room, or_say, pass_cost
 from agent_srl.train.sampling import order
 from agent_srl.train.stopping import Sigterm
-from agent_srl.train.tree import Branch, branch_logprobs, pack
+from agent_srl.train.tree import Branch, TreeRow, branch_logprobs, pack
 from agent_srl.types import StepExample
 
 _BETAS = (0.9, 0.99)
@@ -47,8 +47,8 @@ def fine_tune(
         TrainingError: memory runs out, or the loss or the gradients are not finite.
         Stopped: SIGTERM came; the step it came in is saved.
     """
-    _check_room(model, examples)
     optimizer = MasterAdamW(model, lr=config.lr, betas=_BETAS, weight_decay=0.0)
+    _check_room(model, examples, optimizer.to_come())
     saved = load_checkpoint(folder)
     if saved:
         optimizer.load_state_dict(saved["optimizer"])
@@ -92,19 +92,23 @@ def _update(model: Any, optimizer: MasterAdamW, rows: list[StepExample], lr: flo
     return total
 
 
-def _check_room(model: Any, examples: list[StepExample]) -> None:
+def _check_room(model: Any, examples: list[StepExample], to_come: int) -> None:
     """Whether the longest row fits, before the first one is trained on."""
     longest = max(examples, key=lambda e: len(e.prompt_P) + len(e.target_T))
-    branch = Branch(longest.prompt_P, longest.target_T, 0.0, 0.0, name=longest.example_id)
-    check_room(pack([branch], 1), bytes_per_token(model, 1.0, None, share=False), model.device)
+    check_room([_whole(longest)], pass_cost(model, 1.0, None, share=False), to_come, model.device)
 
 
 def _row_loss(model: Any, row: StepExample) -> torch.Tensor:
     """The sum of token losses, through the head that SRL uses."""
+    return -branch_logprobs(model, _whole(row), 1.0)[0].sum()
+
+
+def _whole(row: StepExample) -> TreeRow:
+    """Prompt and reply as one sample, of which only what has a label is learnt."""
     ids, labels = row.prompt_P + row.target_T, row.labels_P + row.target_T
     learnt = tuple(label != IGNORE for label in labels[1:])
-    [whole] = pack([Branch(ids[:1], ids[1:], 1.0, 1.0, learnt=learnt)], len(ids))
-    return -branch_logprobs(model, whole, 1.0)[0].sum()
+    [whole] = pack([Branch(ids[:1], ids[1:], 1.0, 1.0, name=row.example_id, learnt=learnt)], len(ids))
+    return whole
 
 
 def _learnt(row: StepExample) -> int:

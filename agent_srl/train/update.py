@@ -24,7 +24,7 @@ from agent_srl.train.collect import Batch
 from agent_srl.train.loss import importance, is_clipped, policy_loss, token_weights
 from agent_srl.train.optimizer import MasterAdamW
 from agent_srl.train.processes import Processes
-from agent_srl.train.room import bytes_per_token, check_room, or_say
+from agent_srl.train.room import check_room, or_say, pass_cost
 from agent_srl.train.sampling import deal
 from agent_srl.train.support import choose_attention
 from agent_srl.train.tree import Branch, TreeRow, branch_logprobs, pack
@@ -42,7 +42,7 @@ class Updater:
         self.on_row: Callable[[int, int], None] | None = None
         """Called after each backward pass with the rows that are done, and all of the update."""
         self.share, self.kernel = choose_attention(config.attention, model)
-        self.token_bytes = bytes_per_token(model, config.temperature, self.kernel, share=self.share)
+        self.cost = pass_cost(model, config.temperature, self.kernel, share=self.share)
         self.optimizer = MasterAdamW(model, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
 
     def update(self, batch: Batch, step: int) -> dict[str, Any]:
@@ -53,7 +53,7 @@ class Updater:
         rows = [pack(self._own(part), self.config.row_tokens, share=self.share) for part in parts]
         every = [row for part in rows for row in part]
         with self.processes.agreed(), enough_memory(every, self.config):
-            check_room(every, self.token_bytes, self.model.device)
+            check_room(every, self.cost, self.optimizer.to_come(), self.model.device)
             # The first minibatch meets the weights that its ratios refer to.
             old: list[list[torch.Tensor | None]] = [[self._logprobs(row) for row in part] for part in rows[1:]]
             old.insert(0, [None] * len(rows[0]))

@@ -1,4 +1,4 @@
-"""Risks: weights that a file lacks made up in silence, ids that a model has no row for, contexts longer than it holds."""
+"""Risks: weights that a file lacks made up in silence, ids that a model has no row for, contexts too long for it."""
 
 from __future__ import annotations
 

@@ -241,7 +241,9 @@ def test_the_self_checks_tree_for_flex_has_blocks_of_every_kind():
     built = block_mask(plan, size, torch.device("cpu"))
     assert torch.equal(built.to_dense()[0, 0].bool(), touched)
     blocks = plan.mask().nonzero().div(BLOCK, rounding_mode="floor").unique(dim=0)
-    assert {tuple(b) for b in blocks.tolist()} == {tuple(b) for b in touched.nonzero().tolist() if b[0] * BLOCK < plan.size}
+    assert {tuple(b) for b in blocks.tolist()} == {
+        tuple(b) for b in touched.nonzero().tolist() if b[0] * BLOCK < plan.size
+    }
 
 
 def test_rows_of_any_length_and_depth_need_few_compiled_kernels():
@@ -255,7 +257,9 @@ def test_rows_of_any_length_and_depth_need_few_compiled_kernels():
     for depth in range(1, 5):
         trunk = tuple(range(40))
         forks = [Branch(trunk[: 8 * i] + (50 + i,) * i, (1, 2, 3), 1.0, 1.0) for i in range(1, depth + 1)]
-        [row] = pack([*forks, Branch(trunk, (4, 5), 1.0, 1.0), Branch((*trunk[:9], *range(depth)), (6, 7), 1.0, 1.0)], 999)
+        [row] = pack(
+            [*forks, Branch(trunk, (4, 5), 1.0, 1.0), Branch((*trunk[:9], *range(depth)), (6, 7), 1.0, 1.0)], 999
+        )
         q = torch.randn(1, 2, 1024, 16)
         attend(q, q, q, block_mask=block_mask(row.plan(), 1024, torch.device("cpu")))
     assert counter.frame_count == 1

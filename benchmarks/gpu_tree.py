@@ -7,10 +7,11 @@ recomputed not counted); peak memory of the allocator. The other side is a plain
 SDPA, head on samples alone, at the fastest of micro-batches 1, 2 and 4 that fit; it is measured whole, once. Results
 are written after every measurement. `--device cpu --tiny` shows that it runs.
 
-It imports torch, transformers and this repository. Where transformers is missing, carry wheels with the working tree:
+It imports torch, transformers with what that requires, and this repository (a test holds it to that). Where
+transformers is missing, carry wheels with the working tree, those that it requires included:
 
-    pip download --no-deps -d build/wheels transformers==5.19.0 tokenizers safetensors huggingface_hub regex
-    pip install --no-index --no-deps --find-links build/wheels transformers tokenizers safetensors huggingface_hub regex
+    pip download -d build/wheels transformers==5.19.0
+    pip install --no-index --find-links build/wheels transformers==5.19.0
 
 Left out: TRL itself (`benchmarks.train_update` has it, on a CPU), vLLM.
 """

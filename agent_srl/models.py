@@ -51,7 +51,7 @@ def resolve_model(name: str) -> str:
 
 
 def load_tokenizer(name: str) -> Any:
-    """The tokenizer of a model, with its chat template. Raises ModelError, also where the model lacks some of its ids."""
+    """The tokenizer of a model, with its chat template. Raises ModelError, also if the model lacks some of its ids."""
     from transformers import AutoTokenizer
 
     source = resolve_model(name)

@@ -21,8 +21,8 @@ _ROPES = ("default", "linear", "llama3", "yarn")
 _FINE, _COARSE = (1e-3, 1e-3), (0.08, 0.15)
 """How far log-probabilities may be apart, in units of their spread, and gradients, of their length; in float32, and in
 half precision. In bfloat16 on a CPU SmolLM2-135M gave 0.026 and 0.056, random models of 2 to 12 layers at most 0.030
-and 0.060. One fork that does not see its token, samples that see each other, or positions off by one gave at least 0.19 in
-gradients; in log-probabilities 0.12 on SmolLM2, yet 0.004 on a random model whose weights are small."""
+and 0.060. One fork that does not see its token, samples that see each other, or positions off by one gave at least 0.19
+in gradients; in log-probabilities 0.12 on SmolLM2, yet 0.004 on a random model whose weights are small."""
 FLEX_UNIT = 200
 """Of the self-check's tree where flex computes it: forks and samples cross the borders of its blocks of 128 tokens."""
 

@@ -1,4 +1,4 @@
-"""Risks: weights that a file lacks made up in silence, ids that a model has no row for, contexts too long for it."""
+"""Risks: weights that a file lacks made up in silence, ids without a row, contexts longer than the model holds."""
 
 from __future__ import annotations
 

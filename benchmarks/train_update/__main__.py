@@ -1,9 +1,12 @@
 """Run the benchmark: what is measured as it is done, tables, then one JSON object as the last line of standard output.
 
 Keys: `update_vs_trl_cpu`, `update_vs_dense_cpu` (theirs over ours, CPU seconds of an update), `step_vs_trl_cpu`
-(generation, reward, update) and `peak_memory_vs_trl` (ours over TRL's, whole processes, nothing subtracted), all with
-thrifty trees (`job.Arm`); `one_pass_...` the same with trees in one pass; `grpo_small_overhead` (TRL's update over ours
-in one pass, on short prompts of one step each, where trees save little); `flops_saved` (analytic), `threads`, `load`.
+(generation, reward, update), all with thrifty trees (`job.Arm`) against TRL at its fastest, without gradient
+checkpointing; `peak_memory_vs_trl` (ours over TRL's, whole processes, nothing subtracted) with thrifty trees and TRL
+with gradient checkpointing, the fair pair, and `update_vs_thrifty_trl_cpu`, the time of that pair; `one_pass_...` with
+checkpointing on neither side; `thrifty_peak_memory_vs_one_pass_trl`, on ours alone; `grpo_small_overhead` (TRL's update
+over ours in one pass, on short prompts of one step each, where trees save little); `flops_saved` (analytic), `threads`,
+`load`.
 """
 
 from __future__ import annotations
@@ -66,7 +69,7 @@ def _main(job: Job, count: int, take: Take) -> dict[str, Any]:
     micro_batch, tried = fastest_micro_batch(replace(job, shape=group), take, _print)
     _say("Update and sampling", f"{count} rounds, TRL with micro-batch {micro_batch}")
     job = replace(job, micro_batch=micro_batch)
-    jobs = [replace(job, arm=arm, task="update") for arm in ("thrifty", "tree", "dense", "trl")]
+    jobs = [replace(job, arm=arm, task="update") for arm in ("thrifty", "tree", "dense", "trl", "trl_thrifty")]
     jobs += [replace(job, arm=arm, task="sample") for arm in ("tree", "trl")]
     found = rounds(jobs, count, take, _print)
     print(report.table(found))
@@ -85,18 +88,21 @@ def _small(job: Job, count: int, take: Take) -> dict[str, Any]:
 
 def _line(result: dict[str, Any], shape: Shape, model: ModelShape, threads: int) -> dict[str, Any]:
     found, small = result["rounds"], result["small_rounds"]["rounds"]
-    ours, theirs = found["thrifty update"], found["trl update"]
+    ours, theirs, thrifty = found["thrifty update"], found["trl update"], found["trl_thrifty update"]
     step_ours, step_theirs = added(found["tree sample"], ours), added(found["trl sample"], theirs)
     return {
         "update_vs_trl_cpu": ratio(theirs, ours),
         "update_vs_dense_cpu": ratio(found["dense update"], ours),
         "step_vs_trl_cpu": ratio(step_theirs, step_ours),
         "grpo_small_overhead": ratio(small["trl update"], small["tree update"]),
-        "peak_memory_vs_trl": 1 / ratio(theirs, ours, "peak_mib"),
+        "peak_memory_vs_trl": 1 / ratio(thrifty, ours, "peak_mib"),
+        "peak_memory_pair": "gradient checkpointing on both sides",
         "flops_saved": flops_saved(shape, model),
         "tokens_saved": dense_work(shape).tokens / tree_work(shape).tokens,
         "update_vs_trl_wall": ratio(theirs, ours, "wall_s"),
         "step_vs_trl_wall": ratio(step_theirs, step_ours, "wall_s"),
+        "update_vs_thrifty_trl_cpu": ratio(thrifty, ours),
+        "thrifty_peak_memory_vs_one_pass_trl": 1 / ratio(theirs, ours, "peak_mib"),
         "one_pass_update_vs_trl_cpu": ratio(theirs, found["tree update"]),
         "one_pass_peak_memory_vs_trl": 1 / ratio(theirs, found["tree update"], "peak_mib"),
         "micro_batch": result["micro_batch"],

@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 from benchmarks.train_update.shapes import ModelShape, Shape
 
-Arm = Literal["tree", "thrifty", "dense", "trl"]
+Arm = Literal["tree", "thrifty", "dense", "trl", "trl_thrifty"]
 """Ours as trees in one pass, as trees in passes of `THRIFTY_TOKENS` with activations computed again, one row per
-sample; TRL."""
+sample; TRL, and TRL with activations computed again (gradient checkpointing, its default)."""
 Task = Literal["update", "sample"]
 
 ROW_TOKENS, THRIFTY_TOKENS = 16384, 6144

@@ -80,7 +80,7 @@ def added(first: Sequence[Measured], second: Sequence[Measured]) -> list[Measure
 def growth(job: Job, take: Take, say: Callable[[str], None]) -> list[dict[str, Any]]:
     """One measurement of each arm while trunk, steps or samples grow and the others stay."""
     base = Shape(trunk=1000, steps=4, samples=4, new=32)
-    arms: tuple[Arm, ...] = ("thrifty", "dense", "trl")
+    arms: tuple[Arm, ...] = ("thrifty", "dense", "trl", "trl_thrifty")
     series = {"trunk": (500, 1000, 2000), "steps": (1, 4, 8), "samples": (2, 4, 8)}
     cache: dict[Shape, dict[str, Measured]] = {}
     points = []

@@ -8,7 +8,8 @@ update  A `rollout_func` hands TRL the given rows instead of generating, a rewar
 sample  No `rollout_func`: TRL tokenises the prompts and calls transformers' `generate` with the end token suppressed.
         The clock runs from `on_step_begin` to the end of the reward function, which then stops the step.
 
-Gradient checkpointing is off, which makes TRL faster than its default; float32; no KL term.
+`trl` has gradient checkpointing off, which makes it faster than its default; `trl_thrifty` has it on. float32; no KL
+term.
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ def _config(job: Job, shape: Shape, folder: Path) -> Any:
         max_grad_norm=MAX_GRAD_NORM,
         adam_beta2=0.99,
         shuffle_dataset=False,
-        gradient_checkpointing=False,
+        gradient_checkpointing=job.arm == "trl_thrifty",
         bf16=False,
         use_cpu=True,
         report_to="none",

@@ -28,7 +28,7 @@ def run(job: Job) -> dict[str, Any]:
 
     if job.threads:
         torch.set_num_threads(job.threads)
-    measure = trl.measure if job.arm == "trl" else ours.measure
+    measure = trl.measure if job.arm in ("trl", "trl_thrifty") else ours.measure
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_model(job.model, folder, job.seed)

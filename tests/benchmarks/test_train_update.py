@@ -104,6 +104,9 @@ def test_the_command_ends_in_the_promised_line_and_writes_its_page(tmp_path, cap
     assert {*promised.split(), "threads", "load"} <= line.keys()
     assert all(line[key] > 0 for key in promised.split()) and line["threads"] == 1
     result = json.loads((tmp_path / "result.json").read_text())
+    peaks = {name: measured[0]["peak_mib"] for name, measured in result["rounds"].items()}
+    assert line["peak_memory_vs_trl"] == pytest.approx(peaks["thrifty update"] / peaks["trl_thrifty update"])
+    assert line["one_pass_peak_memory_vs_trl"] == pytest.approx(peaks["tree update"] / peaks["trl update"])
     assert result["line"] == line and len(result["rounds"]["trl update"]) == 1
     assert "make bench-train" in (tmp_path / "result.md").read_text()
 
@@ -116,6 +119,9 @@ def test_a_measurement_is_a_process_of_its_own_and_its_failure_one_line():
 
 
 def test_the_plot_shows_every_point():
-    arms = {arm: {"cpu_s": s, "peak_mib": 100.0} for arm, s in (("thrifty", 1.0), ("dense", 4.0), ("trl", 8.0))}
+    arms = {
+        arm: {"cpu_s": s, "peak_mib": 100.0}
+        for arm, s in (("thrifty", 1.0), ("dense", 4.0), ("trl", 8.0), ("trl_thrifty", 9.0))
+    }
     svg = growth_svg([{"series": "trunk", "value": v, **arms} for v in (500, 1000)])
     assert svg.count("<circle") == 6 and ">500<" in svg and svg.startswith("<svg")

@@ -36,7 +36,7 @@ def of_logits(
 
 def chunk_tokens(weight_VD: torch.Tensor) -> int:
     """Tokens whose logits are computed at once."""
-    return max(1, _CHUNK_BYTES // (4 * weight_VD.shape[0]))
+    return max(1, _CHUNK_BYTES // (4 * int(weight_VD.shape[0])))
 
 
 class _Head(torch.autograd.Function):  # type: ignore[misc]

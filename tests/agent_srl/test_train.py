@@ -194,7 +194,8 @@ def test_sigterm_ends_a_run_after_its_step_which_is_saved(unbroken, expert, tiny
 def test_a_second_sigterm_waits_for_the_checkpoint_and_sigint_does_not(tmp_path):
     """A launcher passes SIGTERM on to processes that its sender has sent it to as well."""
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom agent_srl.train.stopping import Sigterm\n"
+        "import signal, sys, time\nfrom pathlib import Path\nfrom agent_srl.train.stopping import Sigterm\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it
         "with Sigterm() as s:\n"
         "    print('ready', flush=True)\n    while not s.came: time.sleep(0.01)\n"
         "    print('noted', flush=True)\n    time.sleep(float(sys.argv[1]))\n    Path(sys.argv[2]).touch()"
@@ -215,13 +216,14 @@ def test_a_second_sigterm_waits_for_the_checkpoint_and_sigint_does_not(tmp_path)
         assert saved.exists() == (last == signal.SIGTERM)
 
 
-def test_a_finished_run_is_used_again_and_takes_the_slower_comparisons(unbroken, expert, tiny_model):
-    before = (unbroken / "model" / "model.safetensors").stat().st_mtime_ns
+def test_a_finished_run_is_used_again_and_takes_the_slower_comparisons(unbroken, expert, tiny_model, tmp_path):
+    out = shutil.copytree(unbroken, tmp_path / "run")
+    before = (out / "model" / "model.safetensors").stat().st_mtime_ns
     more = ("train.max_steps=6", "eval.controls=true")
-    done = subprocess.run(command(expert, tiny_model, unbroken, *more), capture_output=True, text=True, timeout=580)
+    done = subprocess.run(command(expert, tiny_model, out, *more), capture_output=True, text=True, timeout=580)
     assert done.returncode == 0 and "already trained" in done.stderr
-    assert (unbroken / "model" / "model.safetensors").stat().st_mtime_ns == before
-    policies = [r["policy"] for r in json.loads((unbroken / "results.json").read_text())["rows"]]
+    assert (out / "model" / "model.safetensors").stat().st_mtime_ns == before
+    policies = [r["policy"] for r in json.loads((out / "results.json").read_text())["rows"]]
     controls = {"warm-up, T=0.5", "SRL, T=0.5", "SFT continued", "SRL minus SFT continued"}
     assert controls <= set(policies) and "SRL minus warm-up" in policies
 

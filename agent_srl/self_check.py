@@ -18,12 +18,12 @@ from agent_srl.train.support import choose_attention, prove_tree, why_dense
 async def self_check(model: Any, end_tokens: set[int], config: Config, processes: Processes, console: Console) -> None:
     """Raises AgentSRLError where samples, log-probabilities or gradients are not those of `model`, which is left with
     the adapters that it would be trained with."""
-    engine = make_engine(model, end_tokens, config, processes)
-    try:
-        if config.rollout.engine != "vllm":
+    if processes.main and config.rollout.engine != "vllm":  # the others would ask the same of the same server
+        engine = make_engine(model, end_tokens, config)
+        try:
             await engine.generate(check_prompt(model.config.vocab_size), 1, CHECK)
-    finally:
-        await engine.close()
+        finally:
+            await engine.close()
     if config.train.trainer == "own":
         prepare_training(model, config)
         _prove(model, config, console)

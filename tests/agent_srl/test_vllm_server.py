@@ -191,9 +191,9 @@ async def train_together(server, model, trajectories, folder):
 async def test_of_two_processes_the_first_alone_sends_weights(server, tiny_model, trajectories, tmp_path):
     code, said = await train_together(server, tiny_model, trajectories, tmp_path)
     assert code == 0, said
-    assert server.calls[MODELS] == 1
-    assert server.calls[WEIGHTS] == 3, "before the first step and after each"
-    assert server.calls[RESET] == 3, "nobody generates meanwhile"
+    assert server.calls[MODELS] == 2, "for the self-check and for training"
+    assert server.calls[WEIGHTS] == 4, "for the self-check, before the first step and after each"
+    assert server.calls[RESET] == 4, "nobody generates meanwhile"
     rows = [json.loads(line) for line in (tmp_path / "run" / "srl" / "metrics.jsonl").read_text().splitlines()]
     assert all(row["trained_groups"] and row["sampling_logp_difference_max"] < 1e-3 for row in rows)
 

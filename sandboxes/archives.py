@@ -59,7 +59,7 @@ def _unpack_member(archive: tarfile.TarFile, member: tarfile.TarInfo, target: Pa
             trees.clear(folder, parts[-1])
             os.symlink(member.linkname, parts[-1], dir_fd=folder)
         elif content is not None:
-            trees.write_file(folder, parts[-1], content, member.mode & 0o777, int(member.mtime * 1e9))
+            trees.write_file(folder, parts[-1], content, member.size, member.mode & 0o777, int(member.mtime * 1e9))
         elif member.islnk():
             _unpack_hard_link(member, target, folder, parts[-1])
     finally:

@@ -10,7 +10,6 @@ import contextlib
 import errno
 import logging
 import os
-import shutil
 import stat
 import subprocess
 from collections.abc import Iterable, Iterator
@@ -24,6 +23,7 @@ MIN_PART = 16
 """Bytes that a part of a path counts for at least, so that no tree is deeper than 64 folders."""
 MOVING = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EINVAL, errno.ENXIO})
 """What a name says that went away or became something else while the copy ran."""
+CHUNK = 2**20
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -78,7 +78,7 @@ def _copy_entry(source: int, target: int, name: str, info: os.stat_result, left:
             os.mkdir(name, 0o700, dir_fd=target)
         with _opened(name, FOLDER, source) as inner, _opened(name, FOLDER, target) as outer:
             total = copy_tree(inner, outer, max_bytes=left, max_path=room)
-            os.fchmod(outer, stat.S_IMODE(info.st_mode) | stat.S_IRWXU)
+            os.fchmod(outer, info.st_mode & 0o777 | stat.S_IRWXU)
         return total
     if stat.S_ISLNK(info.st_mode):
         clear(target, name)
@@ -97,19 +97,22 @@ def copy_file(source: int, source_name: str, target: int, target_name: str, *, m
         if max_bytes is not None and info.st_size > max_bytes:
             raise ValueError(f"the folder is larger than allowed: {source_name} no longer fits")
         with os.fdopen(os.dup(fd), "rb") as content:
-            return write_file(target, target_name, content, stat.S_IMODE(info.st_mode) & 0o777, info.st_mtime_ns)
+            return write_file(target, target_name, content, info.st_size, info.st_mode & 0o777, info.st_mtime_ns)
 
 
-def write_file(folder: int, name: str, content: IO[bytes], mode: int, mtime_ns: int) -> int:
-    """A new file in an open folder, in place of whatever has that name; returns its size."""
+def write_file(folder: int, name: str, content: IO[bytes], size: int, mode: int, mtime_ns: int) -> int:
+    """A new file in an open folder, in place of whatever has that name, of at most `size` bytes; returns how many."""
     clear(folder, name)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     with _opened(name, flags, folder) as fd:
         with os.fdopen(os.dup(fd), "wb") as file:
-            shutil.copyfileobj(content, file, 1024 * 1024)
+            left = size  # whoever writes to the source may make it grow for ever
+            while left and (chunk := content.read(min(left, CHUNK))):
+                file.write(chunk)
+                left -= len(chunk)
         os.fchmod(fd, mode)
         os.utime(fd, ns=(mtime_ns, mtime_ns))
-        return os.fstat(fd).st_size
+        return size - left
 
 
 def clear(folder: int, name: str, *, keep_folder: bool = False) -> None:

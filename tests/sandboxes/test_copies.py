@@ -150,3 +150,15 @@ def test_what_moves_away_during_a_copy_is_left_out(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(os, "listdir", lambda folder: [*listed(folder), "gone"])
     folders.download(source, (), target, 100)
     assert listed(target) == ["kept"]
+
+
+def test_no_more_is_copied_of_a_growing_file_than_it_held_when_it_was_measured(tmp_path: Path):
+    (tmp_path / "grown").write_bytes(b"x" * 3_000_000)
+    source, target = trees.open_folder(Path(f"/proc/{os.getpid()}"), ()), trees.open_folder(tmp_path, ())
+    assert trees.copy_file(source, "status", target, "copy", max_bytes=0) == 0  # its size is given as 0
+    assert (tmp_path / "copy").read_bytes() == b""
+    with (tmp_path / "grown").open("rb") as content:
+        assert trees.write_file(target, "part", content, 2_000_000, 0o644, 0) == 2_000_000
+    assert (tmp_path / "part").stat().st_size == 2_000_000
+    os.close(source)
+    os.close(target)

@@ -178,7 +178,7 @@ class BubblewrapBackend:
         for own_proc, lock_userns in itertools.product((True, False), repeat=2):
             features = mounts.Features(lock_userns=lock_userns, own_proc=own_proc)
             place = ["--ro-bind", "/", "/", "--dev", "/dev", *mounts.proc(features), "--", "/bin/true"]
-            command = ["bwrap", *mounts.isolation(features), *place]
+            command = [*mounts.guard(), "bwrap", *mounts.isolation(features), *place]
             tried = subprocess.run(command, capture_output=True, text=True, errors="replace")
             if tried.returncode == 0:
                 self._features = features
@@ -216,7 +216,7 @@ class BubblewrapBackend:
         limits = {} if group else {"memory_mb": spec.limits.memory_mb, "processes": spec.limits.processes}
         entries = " ".join(str(file) for file in group.entry_files()) if group else ""
         process = await asyncio.create_subprocess_exec(
-            *("/bin/sh", "-c", ENTER, "sh", entries, "bwrap", *inside, "--"),
+            *("/bin/sh", "-c", ENTER, "sh", entries, *mounts.guard(), "bwrap", *inside, "--"),
             *(str(mounts.python()), "-I", "-S", mounts.SUPERVISOR, json.dumps(limits)),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import os
 import shutil
+import stat
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,13 +21,15 @@ from sandboxes.base import SandboxSpec
 
 HOME = "/home/agent"
 USER_ID = "1000"
+GUARD = 'mount -o remount,bind,ro,nosuid,noexec /dev && exec "$@"'
 SUPERVISOR = "/run/supervisor.py"
 PACKAGE_FOLDERS = {"site-packages", "dist-packages", "third_party", "_bundled"}
 """The last is the wheels of ensurepip."""
 NOT_SEARCHED = {"/usr/share", "/usr/include", "/usr/src"}
-PROC_READ_ONLY = ("sys", "bus", "fs", "irq", "sysrq-trigger", "driver", "mtrr")
+PROC_READ_ONLY = ("sys", "bus", "fs", "irq", "sysrq-trigger", "driver", "mtrr", "pressure")
 """Root's files in /proc are writable for whoever has root's id on the host, capabilities or not."""
-PROC_HIDDEN = ("acpi", "asound", "scsi", "kcore", "keys", "latency_stats", "sched_debug", "timer_list")
+PROC_HIDDEN = ("acpi", "asound", "scsi", "keys", "sched_debug", "timer_list")
+"""And every other file that not all may read."""
 ETC_COPIES = ("ld.so.cache", "alternatives", "localtime", "mime.types")
 ETC_FILES = {
     "passwd": f"root:x:0:0:root:/root:/bin/bash\nagent:x:{USER_ID}:{USER_ID}:agent:{HOME}:/bin/bash\n",
@@ -72,6 +75,14 @@ def python() -> Path:
     """The interpreter behind this process, outside any virtual environment; it is mounted at its own path."""
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     return Path(sys.base_prefix).resolve() / "bin" / version
+
+
+def guard() -> list[str]:
+    """Words before `bwrap`. Root's device nodes belong to whoever has root's id on the host, capabilities or not: with
+    them read-only, nobody inside can change their modes for the whole machine."""
+    if os.getuid() != 0:
+        return []
+    return ["unshare", "--user", "--map-root-user", "--mount", "/bin/sh", "-c", GUARD, "sh"]
 
 
 def isolation(features: Features) -> list[str]:
@@ -122,15 +133,17 @@ def _mounts(spec: SandboxSpec) -> list[Mount]:
     return sorted(mounts, key=lambda mount: len(mount.target.parts))
 
 
-def _proc_covers() -> Iterator[str]:
-    for path in (Path("/proc") / name for name in PROC_READ_ONLY):
-        if path.exists():
-            yield from ("--ro-bind", str(path), str(path))
-    for path in (Path("/proc") / name for name in PROC_HIDDEN):
-        if path.is_dir():
-            yield from ("--tmpfs", str(path), "--remount-ro", str(path))
-        elif path.exists():
-            yield from ("--ro-bind", "/dev/null", str(path))
+@functools.cache
+def _proc_covers() -> tuple[str, ...]:
+    words: list[str] = []
+    for path in sorted(path for path in Path("/proc").iterdir() if not path.name.isdigit()):
+        if path.name in PROC_READ_ONLY:
+            words += ["--ro-bind", str(path), str(path)]
+        elif path.is_dir() and path.name in PROC_HIDDEN:
+            words += ["--tmpfs", str(path), "--remount-ro", str(path)]
+        elif path.is_file() and (path.name in PROC_HIDDEN or not path.stat().st_mode & stat.S_IROTH):
+            words += ["--ro-bind", "/dev/null", str(path)]
+    return tuple(words)
 
 
 def _links() -> Iterator[str]:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from agent_srl.errors import EngineError
-from agent_srl.models import causal_model
+from agent_srl.models import causal_model, context_tokens
 from agent_srl.rollout.batching import BatchingEngine, Request
 from agent_srl.rollout.decode import Row, check, decode
 from agent_srl.rollout.trunks import Tokens, Trunk, prefill, trunks_of
@@ -138,7 +138,7 @@ def _limits(config: Any) -> Iterator[tuple[int, str, str]]:
     window = getattr(config, "sliding_window", None)
     if window is not None:
         yield window, f"the model's sliding window of {window}", elsewhere
-    positions = getattr(config, "max_position_embeddings", None)
+    positions = context_tokens(config)
     rope = getattr(config, "rope_parameters", None) or {}
     for kind in [rope] if "rope_type" in rope else rope.values():
         name = kind["rope_type"]

@@ -227,6 +227,14 @@ async def test_more_tokens_than_the_model_sees_as_in_training_are_refused(tiny, 
     assert list(completion.tokens_T) == expected[0, 3:].tolist()
 
 
+async def test_a_stretched_model_generates_beyond_the_positions_it_had_before(tiny):
+    yarn = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 10000.0, "original_max_position_embeddings": 16}
+    model = tiny(LlamaConfig(head_dim=8, max_position_embeddings=16, rope_parameters=yarn))
+    [[completion]] = await generate(model, [(PROMPTS[2], 1, Sampling(0, 40))])
+    expected = model.generate(torch.tensor([PROMPTS[2]]), max_new_tokens=40, do_sample=False, eos_token_id=-1)
+    assert list(completion.tokens_T) == expected[0, 3:].tolist()
+
+
 @pytest.mark.parametrize(
     ("caps", "words"),
     [

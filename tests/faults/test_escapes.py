@@ -223,16 +223,20 @@ attempt("name", lambda: socket.getaddrinfo("example.com", 80) and "RESOLVED")
     assert "RESOLVED" not in found["name"]
 
 
-async def test_loopback_of_another_sandbox(backend: Backend, spec: SandboxSpec, attack: Attempt):
-    first, second = [await backend.acquire(spec) for _ in range(2)]
-    serve = """
+ALONE = """
 if os.fork():
     os._exit(0)
 os.setsid()
 null = os.open("/dev/null", os.O_RDWR)
 for fd in (0, 1, 2):
     os.dup2(null, fd)
-tcp = socket.create_server(("127.0.0.1", 4344))
+"""
+"""Go on in the background; the command ends at once."""
+
+
+async def test_loopback_of_another_sandbox(backend: Backend, spec: SandboxSpec, attack: Attempt):
+    first, second = [await backend.acquire(spec) for _ in range(2)]
+    serve = f"""{ALONE}tcp = socket.create_server(("127.0.0.1", 4344))
 unix = socket.socket(socket.AF_UNIX)
 unix.bind("\\0shared")
 unix.listen()
@@ -263,16 +267,11 @@ async def test_setuid_programs(sandbox: Sandbox, attack: Attempt, tmp_path: Path
     assert modes == {"s": "0o755", "shell": "0o755"}
 
 
-RACE = """
+RACE = f"""
 os.makedirs("dir")
 open("dir/inside", "w").write("inside")
 os.symlink("%s", "link")
-if os.fork():
-    os._exit(0)
-os.setsid()
-null = os.open("/dev/null", os.O_RDWR)
-for fd in (0, 1, 2):
-    os.dup2(null, fd)
+{ALONE}
 while True:
     libc.renameat2(-100, b"dir", -100, b"link", 2)
 """
